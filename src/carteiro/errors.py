@@ -1,0 +1,112 @@
+"""Every exception that carteiro raises to its users, and those that handlers raise to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+
+
+class CarteiroError(Exception):
+    """The base of all that carteiro raises."""
+
+
+# -- what is declared wrongly: raised while the app is built or started --------------------------------------------
+
+
+class ConfigurationError(CarteiroError):
+    """An app, an option or a handler that cannot work as declared."""
+
+
+class InvalidTopic(ConfigurationError):
+    """A name that is no topic, or a pattern where a topic is needed."""
+
+
+class InvalidHandler(ConfigurationError):
+    """A handler whose signature or options cannot be compiled; names the handler, its place and the parameter."""
+
+
+class UnsupportedFeature(ConfigurationError):
+    """A handler needs what its broker lacks; names both."""
+
+
+class UnknownBackend(ConfigurationError):
+    """No installed backend serves this URL's scheme."""
+
+
+# -- the broker ----------------------------------------------------------------------------------------------------
+
+
+class BrokerError(CarteiroError):
+    """The broker could not do what was asked. Nothing that it had accepted before is lost."""
+
+
+class BrokerUnavailable(BrokerError):
+    """The broker cannot be reached or is locked, full or read-only. Trying again later can help."""
+
+
+class BrokerCorrupted(BrokerError):
+    """The broker's data cannot be read. Trying again cannot help."""
+
+
+class Unroutable(BrokerError):
+    """A message published with `mandatory=True` that no group would get. It was not kept."""
+
+
+class NotConnected(CarteiroError):
+    """The app is used before it is started or after it was closed."""
+
+
+# -- requests ------------------------------------------------------------------------------------------------------
+
+
+class RequestTimeout(CarteiroError, TimeoutError):
+    """No reply came in time. The request may still be handled."""
+
+
+class RequestFailed(CarteiroError):
+    """The handler of a request failed for good; the text is the remote error."""
+
+
+# -- what a handler meets ------------------------------------------------------------------------------------------
+
+
+class InvalidBody(CarteiroError):
+    """A body that does not fit its handler: dead at once, with the validator's own words."""
+
+
+class NoHandler(CarteiroError):
+    """A message of a type for which its subscription has no handler: dead at once."""
+
+
+class HandlerTimeout(CarteiroError, TimeoutError):
+    """A handler ran longer than its `timeout`."""
+
+
+class WorkerLost(CarteiroError):
+    """An attempt whose worker died, or lost its lease, before it ended."""
+
+
+# -- what a handler raises to steer its delivery -------------------------------------------------------------------
+
+
+class Reject(CarteiroError):
+    """Raised by a handler: never retry, straight to the dead letters, with this text as the reason."""
+
+
+class RetryLater(CarteiroError):
+    """Raised by a handler: try this message again after `delay` (seconds or timedelta).
+
+    Without a delay the subscription's own backoff is used. Its attempts still count against the limit.
+    """
+
+    def __init__(self, reason: str = "", *, delay: float | timedelta | None = None) -> None:
+        super().__init__(reason or "the handler asked for a retry")
+        self.delay = delay.total_seconds() if isinstance(delay, timedelta) else delay
+
+
+class BatchFailed(CarteiroError):
+    """Raised by a batch handler: these items failed, by index; the others are done."""
+
+    def __init__(self, errors: Mapping[int, BaseException]) -> None:
+        super().__init__(f"{len(errors)} of the batch failed")
+        self.errors = dict(errors)

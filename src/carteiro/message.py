@@ -1,0 +1,203 @@
+"""What travels: messages, deliveries, and how a delivery ends.
+
+Every type here is a frozen value. A *message* is what a publisher sent; a *delivery* is one attempt
+to handle one message for one group; an *outcome* is how that attempt ended. Backends make deliveries and
+consume outcomes; they never look inside a body.
+"""
+
+from __future__ import annotations
+
+import enum
+import itertools
+import os
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any, Final
+
+import msgspec
+
+NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
+
+# Header names on the wire. They are the documented contract with clients that know nothing of carteiro.
+TYPE: Final = "type"
+CONTENT_TYPE: Final = "content-type"
+REPLY_TO: Final = "reply-to"
+EXPIRES_AT: Final = "expires-at"
+"""Seconds since the epoch, as decimal text. A message that starts later than this is dropped."""
+ERROR: Final = "error"
+"""Set on a reply whose request failed: the error, as `Type: text`."""
+
+
+class Message(msgspec.Struct, frozen=True, eq=False):
+    """A message as its handler sees it: the body as bytes, and its metadata.
+
+    `published` is the broker's time in seconds since the epoch; `published_at` the same as an aware datetime.
+    `attempt` counts from 1 and includes attempts whose worker died.
+    """
+
+    id: str
+    topic: str
+    body: bytes
+    key: str | None
+    headers: Mapping[str, str]
+    correlation_id: str
+    published: float
+    attempt: int = 1
+
+    @property
+    def published_at(self) -> datetime:
+        return datetime.fromtimestamp(self.published, UTC)
+
+    @property
+    def type(self) -> str | None:
+        return self.headers.get(TYPE)
+
+
+class Outgoing(msgspec.Struct, frozen=True, eq=False):
+    """A message on its way to the broker.
+
+    `delay` is in seconds from the broker's now. `dedupe`, in seconds, makes the broker drop it when the same id
+    was published to the same topic within that window.
+    """
+
+    id: str
+    topic: str
+    body: bytes
+    key: str | None
+    headers: Mapping[str, str]
+    correlation_id: str
+    delay: float = 0.0
+    dedupe: float | None = None
+
+
+class Subscription(msgspec.Struct, frozen=True):
+    """One (topic or pattern, group). Equal and hashed by these two alone; the rest are its options.
+
+    `topic` is in the broker's form: `*` for one word, `#` for any number. `group` of an `ephemeral` subscription is
+    unique to its process and goes with it. `start` says where a new group begins on a retained topic: `"latest"`,
+    `"earliest"` or seconds since the epoch. `lease` is in seconds.
+    """
+
+    topic: str
+    group: str
+    ordered: bool = False
+    ephemeral: bool = False
+    lease: float = 30.0
+    start: str | float = "latest"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Subscription) and (self.topic, self.group) == (other.topic, other.group)
+
+    def __hash__(self) -> int:
+        return hash((self.topic, self.group))
+
+    def __str__(self) -> str:
+        return f"{self.topic} [{self.group}]"
+
+
+class Retention(msgspec.Struct, frozen=True):
+    """A topic whose messages are kept for `seconds` after they were published, handled or not."""
+
+    topic: str
+    seconds: float
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """One failed attempt: its number, when it failed (seconds since the epoch), and how."""
+
+    attempt: int
+    at: float
+    error: str
+    traceback: str = ""
+
+
+class Delivery(msgspec.Struct, frozen=True, eq=False):
+    """One attempt to handle one message for one subscription.
+
+    `token` is the fence: the broker settles and renews only for the delivery that holds the newest one. Its type is
+    the backend's own. `history` holds the failures so far; an attempt that is in neither was lost with its worker.
+    """
+
+    subscription: Subscription
+    message: Message
+    token: Any
+    history: tuple[Failure, ...] = ()
+
+    @property
+    def lost(self) -> int:
+        """How many earlier attempts never ended: their worker died or lost its lease."""
+        return self.message.attempt - 1 - len(self.history)
+
+
+class Action(enum.Enum):
+    """How a delivery ends."""
+
+    ACK = "ack"
+    RETRY = "retry"
+    DEAD = "dead"
+    RELEASE = "release"
+
+
+class Write(msgspec.Struct, frozen=True):
+    """A change to the store: `value=None` deletes.
+
+    `expect` is the version that must be there: None for any, 0 for none at all. `ttl` is in seconds.
+    """
+
+    key: str
+    value: bytes | None
+    ttl: float | None = None
+    expect: int | None = None
+
+
+class Outcome(msgspec.Struct, frozen=True, eq=False):
+    """The end of one delivery, applied whole or not at all.
+
+    `delay`, in seconds from the broker's now, is when a retried or released message becomes visible again. `failure`
+    says why it was retried or is dead. `emits` are published and `writes` stored in the same commit, where the
+    backend can. A release does not count as an attempt.
+    """
+
+    delivery: Delivery
+    action: Action
+    delay: float = 0.0
+    failure: Failure | None = None
+    emits: Sequence[Outgoing] = ()
+    writes: Sequence[Write] = ()
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """A message that a group gave up on, as the dead letter queue `queue` keeps it.
+
+    `id` is its place in the queue and the handle for show and replay; `at` is seconds since the epoch.
+    """
+
+    id: str
+    queue: str
+    topic: str
+    group: str
+    message: Message
+    reason: str
+    at: float
+    history: tuple[Failure, ...]
+
+
+def _identity() -> tuple[str, itertools.count[int]]:
+    return os.urandom(9).hex(), itertools.count(1)
+
+
+_prefix, _sequence = _identity()
+
+
+def _renew_identity() -> None:
+    global _prefix, _sequence
+    _prefix, _sequence = _identity()
+
+
+os.register_at_fork(after_in_child=_renew_identity)
+
+
+def new_id() -> str:
+    """A message id: 72 random bits for the process, then a count. Seven times cheaper than a uuid4 each."""
+    return f"{_prefix}-{next(_sequence):x}"

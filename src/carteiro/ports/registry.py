@@ -1,0 +1,32 @@
+"""From a URL to a backend, by the entry points in `carteiro.backends`."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+
+from carteiro.errors import UnknownBackend
+from carteiro.ports.broker import Backend, OpenBackend
+from carteiro.ports.clock import SYSTEM_CLOCK, Clock
+
+GROUP = "carteiro.backends"
+
+
+def open_backend(url: str, *, clock: Clock = SYSTEM_CLOCK) -> Backend:
+    """The backend for `url`, not yet connected. Raises UnknownBackend, naming what is installed and what is missing."""
+    scheme, separator, _ = url.partition("://")
+    if not separator:
+        raise UnknownBackend(f"`{url}` is no broker URL: write it as sqlite:///path/file.db or memory://")
+    found = {point.name: point for point in entry_points(group=GROUP)}
+    if scheme not in found:
+        raise UnknownBackend(
+            f"no backend for `{scheme}://`: installed are {', '.join(sorted(found)) or 'none'}; "
+            f"a further one comes with its package or extra, as in `pip install carteiro[{scheme.partition('+')[0]}]`"
+        )
+    try:
+        backend: OpenBackend = found[scheme].load()
+    except ImportError as error:
+        raise UnknownBackend(
+            f"the backend for `{scheme}://` needs a library that is not installed ({error}): "
+            f"`pip install carteiro[{scheme.partition('+')[0]}]`"
+        ) from error
+    return backend(url, clock=clock)
