@@ -74,12 +74,20 @@ class InvalidBody(CarteiroError):
     """A body that does not fit its handler: dead at once, with the validator's own words."""
 
 
+class Unencodable(CarteiroError, TypeError):
+    """A value that no body can be made of; names its type and where in the value it is."""
+
+
 class NoHandler(CarteiroError):
     """A message of a type for which its subscription has no handler: dead at once."""
 
 
 class HandlerTimeout(CarteiroError, TimeoutError):
     """A handler ran longer than its `timeout`."""
+
+
+class HandlerFailed(CarteiroError):
+    """What a handler raised in its thread or process, where that cannot be raised here; the text is the original's."""
 
 
 class WorkerLost(CarteiroError):
@@ -110,3 +118,6 @@ class BatchFailed(CarteiroError):
     def __init__(self, errors: Mapping[int, BaseException]) -> None:
         super().__init__(f"{len(errors)} of the batch failed")
         self.errors = dict(errors)
+
+    def __reduce__(self) -> tuple[type[BatchFailed], tuple[dict[int, BaseException]]]:
+        return type(self), (self.errors,)  # as it comes back from a handler in a process

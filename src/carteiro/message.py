@@ -27,6 +27,11 @@ EXPIRES_AT: Final = "expires-at"
 """Seconds since the epoch, as decimal text. A message that starts later than this is dropped."""
 ERROR: Final = "error"
 """Set on a reply whose request failed: the error, as `Type: text`."""
+DEAD_REASON: Final = "dead-reason"
+"""With the next three, set on a message that is published to a dead letter queue: why it is dead."""
+DEAD_TOPIC: Final = "dead-topic"
+DEAD_GROUP: Final = "dead-group"
+DEAD_ATTEMPTS: Final = "dead-attempts"
 
 
 class Message(msgspec.Struct, frozen=True, eq=False):

@@ -1,7 +1,8 @@
 """Topic names, patterns and captures.
 
 A topic is dotted words: `orders.placed`. A pattern may hold `*` (one word), `#` (any number of words, also none) and
-`{name}` (one word, captured). A backend sees patterns with `*` and `#` only.
+`{name}` (one word, captured). A backend sees patterns with `*` and `#` only. Topics that begin with `$` are carteiro's
+own (reply inboxes): a pattern that begins with a wildcard does not match them, as in MQTT.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ def _regex(pattern: str) -> re.Pattern[str]:
             parts.append(rf"\.(?P<{capture[1]}>[^.]+)")
         else:
             parts.append(r"\." + re.escape(word))
-    return re.compile("".join(parts))
+    own = r"(?!\.\$)" if is_pattern(pattern.partition(".")[0]) else ""
+    return re.compile(own + "".join(parts))
 
 
 def match(pattern: str, topic: str) -> dict[str, str] | None:

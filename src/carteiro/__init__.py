@@ -1,0 +1,73 @@
+"""Event handlers, task queues, workflows and schedules: one framework, from an embedded broker to the big ones."""
+
+from carteiro.app import Carteiro
+from carteiro.errors import (
+    BatchFailed,
+    BrokerCorrupted,
+    BrokerError,
+    BrokerUnavailable,
+    CarteiroError,
+    ConfigurationError,
+    HandlerTimeout,
+    InvalidBody,
+    InvalidHandler,
+    InvalidTopic,
+    NoHandler,
+    NotConnected,
+    Reject,
+    RequestFailed,
+    RequestTimeout,
+    RetryLater,
+    UnknownBackend,
+    Unroutable,
+    UnsupportedFeature,
+    WorkerLost,
+)
+from carteiro.handlers.injected import Emit, Logger
+from carteiro.handlers.markers import Body, Depends, Header, Path, Topic
+from carteiro.message import Message, Outgoing
+from carteiro.policies.batch import Batch
+from carteiro.policies.idempotency import Idempotency
+from carteiro.policies.retry import Retry, constant, exponential
+from carteiro.router import Router
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Batch",
+    "BatchFailed",
+    "Body",
+    "BrokerCorrupted",
+    "BrokerError",
+    "BrokerUnavailable",
+    "Carteiro",
+    "CarteiroError",
+    "ConfigurationError",
+    "Depends",
+    "Emit",
+    "HandlerTimeout",
+    "Header",
+    "Idempotency",
+    "InvalidBody",
+    "InvalidHandler",
+    "InvalidTopic",
+    "Logger",
+    "Message",
+    "NoHandler",
+    "NotConnected",
+    "Outgoing",
+    "Path",
+    "Reject",
+    "RequestFailed",
+    "RequestTimeout",
+    "Retry",
+    "RetryLater",
+    "Router",
+    "Topic",
+    "UnknownBackend",
+    "Unroutable",
+    "UnsupportedFeature",
+    "WorkerLost",
+    "constant",
+    "exponential",
+]

@@ -1,0 +1,255 @@
+"""What all handles of one in-memory broker share, and every change to it.
+
+Nothing here awaits, so each call is one step that no other task can see half done: a settle's ack, its emits and its
+store writes are atomic for the plain reason that nothing runs between them.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from carteiro.backends.memory.queue import Queue, Row
+from carteiro.backends.memory.store import Entries
+from carteiro.errors import BrokerError
+from carteiro.message import (
+    DEAD_ATTEMPTS,
+    DEAD_GROUP,
+    DEAD_REASON,
+    DEAD_TOPIC,
+    Action,
+    DeadLetter,
+    Delivery,
+    Outcome,
+    Outgoing,
+    Retention,
+    Subscription,
+    new_id,
+)
+from carteiro.ports.clock import Clock
+from carteiro.topics import dlq_name, matches
+
+_ROUTES: Final = 10_000  # topics whose queues are remembered; more topics than that would be names made up as they go
+
+
+class _Published(msgspec.Struct, frozen=True, eq=False):
+    """A message in a retained topic's log."""
+
+    publication: int
+    message: Outgoing
+    published: float
+
+
+class _Log(msgspec.Struct):
+    """A retained topic: what was published to it in the last `seconds`."""
+
+    seconds: float
+    kept: deque[_Published]
+
+    def expire(self, now: float) -> None:
+        while self.kept and self.kept[0].published < now - self.seconds:
+            self.kept.popleft()
+
+
+class State:
+    """One broker's subscriptions, messages, logs, dead letters and store entries."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.entries = Entries(clock)
+        self.queues: dict[Subscription, Queue] = {}
+        self.dead: dict[str, tuple[DeadLetter, Outgoing]] = {}
+        self.listeners: defaultdict[Subscription, set[Callable[[], None]]] = defaultdict(set)
+        """Called whenever a message of the subscription may have become due earlier: the waiting fetches."""
+        self._routes: dict[str, Sequence[Queue]] = {}
+        self._logs: dict[str, _Log] = {}
+        self._marks: dict[tuple[str, str], float] = {}
+        self._mark_expiries: list[tuple[float, tuple[str, str]]] = []
+        self._publications = itertools.count(1)
+        self._rows = itertools.count(1)
+
+    # -- subscriptions ---------------------------------------------------------------------------------------------
+
+    def retain(self, retention: Retention) -> None:
+        log = self._logs.setdefault(retention.topic, _Log(retention.seconds, deque()))
+        log.seconds = retention.seconds
+
+    def declare(self, subscription: Subscription) -> None:
+        queue = self.queues.get(subscription)
+        if queue is not None:
+            queue.redeclare(subscription)
+            self._wake(queue)
+            return
+        queue = self.queues[subscription] = Queue(subscription)
+        self._routes.clear()
+        if subscription.start != "latest":
+            since = float("-inf") if subscription.start == "earliest" else float(subscription.start)
+            self._deliver_again(queue, since)
+
+    def remove(self, subscription: Subscription) -> None:
+        self.queues.pop(subscription, None)
+        self._routes.clear()
+
+    def rewind(self, subscription: Subscription, since: float) -> int:
+        if not any(matches(subscription.topic, topic) for topic in self._logs):
+            raise BrokerError(
+                f"cannot rewind {subscription}: `{subscription.topic}` keeps nothing; "
+                'declare the topic with a retention, such as retain="7d", and what is published from then on is kept'
+            )
+        return self._deliver_again(self.queue(subscription), since)
+
+    def queue(self, subscription: Subscription) -> Queue:
+        """Raises BrokerError for a subscription that was never declared, or was removed."""
+        if subscription not in self.queues:
+            raise BrokerError(f"no group `{subscription.group}` on `{subscription.topic}`: declare it first")
+        return self.queues[subscription]
+
+    def _deliver_again(self, queue: Queue, since: float) -> int:
+        """Add what the logs hold since then, in the order published, but for what the queue has still to do."""
+        now = self.clock.time()
+        pending = {row.publication for row in queue.rows.values()}
+        found: list[_Published] = []
+        for topic, log in self._logs.items():
+            if matches(queue.subscription.topic, topic):
+                log.expire(now)
+                found += (one for one in log.kept if one.published >= since and one.publication not in pending)
+        for one in sorted(found, key=lambda one: one.publication):
+            visible_at = max(now, one.published + one.message.delay)
+            queue.add(Row(next(self._rows), one.publication, one.message, one.published, visible_at))
+        self._wake(queue)
+        return len(found)
+
+    # -- publish ---------------------------------------------------------------------------------------------------
+
+    def publish(self, messages: Iterable[Outgoing]) -> Sequence[Outgoing]:
+        """Fan out; returns the messages that no group and no log gets."""
+        return [message for message in messages if not self._is_duplicate(message) and not self._fan_out(message)]
+
+    def _fan_out(self, message: Outgoing) -> bool:
+        now = self.clock.time()
+        # A copy: the publisher may go on to change its headers.
+        message = msgspec.structs.replace(message, headers=dict(message.headers))
+        publication = next(self._publications)
+        queues = self._queues_for(message.topic)
+        for queue in queues:
+            queue.add(Row(next(self._rows), publication, message, now, now + message.delay))
+            self._wake(queue)
+        log = self._logs.get(message.topic)
+        if log is not None:
+            log.expire(now)
+            log.kept.append(_Published(publication, message, now))
+        return bool(queues) or log is not None
+
+    def _queues_for(self, topic: str) -> Sequence[Queue]:
+        if topic not in self._routes:
+            if len(self._routes) >= _ROUTES:
+                self._routes.clear()
+            self._routes[topic] = [queue for one, queue in self.queues.items() if matches(one.topic, topic)]
+        return self._routes[topic]
+
+    def _is_duplicate(self, message: Outgoing) -> bool:
+        if message.dedupe is None:
+            return False
+        now = self.clock.time()
+        while self._mark_expiries and self._mark_expiries[0][0] <= now:
+            del self._marks[heapq.heappop(self._mark_expiries)[1]]
+        mark = (message.topic, message.id)
+        if mark in self._marks:
+            return True
+        self._marks[mark] = now + message.dedupe
+        heapq.heappush(self._mark_expiries, (now + message.dedupe, mark))
+        return False
+
+    # -- settle ----------------------------------------------------------------------------------------------------
+
+    def settle(self, outcome: Outcome) -> bool:
+        """Apply it whole; or, where the fence or the version that a write expects does not hold, not at all."""
+        held = self.held(outcome.delivery)
+        if held is None or not self.entries.write_all(outcome.writes):
+            return False
+        queue, row = held
+        at = self.clock.time() + outcome.delay
+        match outcome.action:
+            case Action.ACK:
+                queue.remove(row)
+            case Action.RETRY:
+                queue.retry(row, at, outcome.failure)
+            case Action.RELEASE:
+                queue.release(row, at)
+            case Action.DEAD:
+                queue.remove(row)
+                self._bury(queue.subscription, row, outcome)
+        if queue.subscription.ordered or outcome.action in (Action.RETRY, Action.RELEASE):
+            self._wake(queue)
+        self.publish(outcome.emits)
+        return True
+
+    def renew(self, delivery: Delivery) -> bool:
+        held = self.held(delivery)
+        if held is None:
+            return False
+        queue, row = held
+        queue.renew(row, self.clock.time())
+        return True
+
+    def held(self, delivery: Delivery) -> tuple[Queue, Row] | None:
+        queue = self.queues.get(delivery.subscription)
+        row = None if queue is None else queue.held(delivery)
+        return None if queue is None or row is None else (queue, row)
+
+    # -- dead letters ----------------------------------------------------------------------------------------------
+
+    def _bury(self, subscription: Subscription, row: Row, outcome: Outcome) -> None:
+        """List it as a dead letter, and publish it to whoever subscribes to its queue."""
+        sent, failure = row.message, outcome.failure
+        queues = [queue.subscription for queue in self._queues_for(sent.topic)]
+        groups = {one.group for one in queues if not one.ephemeral}
+        name = dlq_name(sent.topic, subscription.group if len(groups) > 1 else None)
+        reason = "" if failure is None else failure.error
+        letter = DeadLetter(
+            id=str(row.id),
+            queue=name,
+            topic=subscription.topic,
+            group=subscription.group,
+            message=row.as_message(row.attempt),
+            reason=reason,
+            at=self.clock.time(),
+            history=row.history if failure is None else (*row.history, failure),
+        )
+        self.dead[letter.id] = (letter, sent)
+        headers = {
+            **sent.headers,
+            DEAD_REASON: reason,
+            DEAD_TOPIC: sent.topic,
+            DEAD_GROUP: subscription.group,
+            DEAD_ATTEMPTS: str(row.attempt),
+        }
+        self.publish([Outgoing(new_id(), name, sent.body, sent.key, headers, sent.correlation_id)])
+
+    def dead_letters(self, queue: str | None, ids: Sequence[str] | None = None) -> list[DeadLetter]:
+        wanted = None if ids is None else set(ids)
+        return [
+            letter
+            for letter, _ in self.dead.values()
+            if (queue is None or letter.queue == queue) and (wanted is None or letter.id in wanted)
+        ]
+
+    def replay(self, letters: Sequence[DeadLetter], body: bytes | None) -> None:
+        """Raises BrokerError, and replays none, where a group that failed is no longer there."""
+        queues = [self.queue(Subscription(letter.topic, letter.group)) for letter in letters]
+        now = self.clock.time()
+        for letter, queue in zip(letters, queues, strict=True):
+            _, sent = self.dead.pop(letter.id)
+            message = msgspec.structs.replace(sent, body=sent.body if body is None else body)
+            row = Row(next(self._rows), next(self._publications), message, letter.message.published, now)
+            queue.add(row)
+            self._wake(queue)
+
+    def _wake(self, queue: Queue) -> None:
+        for listener in self.listeners[queue.subscription]:
+            listener()

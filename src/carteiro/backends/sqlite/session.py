@@ -1,0 +1,97 @@
+"""The writing connection as the statements of one transaction see it: the time, the routes, the fence's next number."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+from carteiro.backends.sqlite.connection import Location, open_writer
+from carteiro.backends.sqlite.mishaps import is_busy
+from carteiro.backends.sqlite.routes import STALE, Routes
+from carteiro.backends.sqlite.statements import SQL
+from carteiro.ports.clock import Clock
+
+T = TypeVar("T")
+
+BLOCKED: Final = 2**63 - 1
+"""`visible_at` of what waits behind another of its lane."""
+
+# Seconds between two tries for the lock. A batch holds it for 1 to 5 ms, so SQLite's own waits (1, 2, 5, 10, … 100 ms)
+# sleep through most of what is free; random, so that those who wait do not meet again.
+_SHORTEST_PAUSE: Final = 0.0002
+_LONGEST_PAUSE: Final = 0.002
+
+
+def micros(seconds: float) -> int:
+    return round(seconds * 1_000_000)
+
+
+class Session:
+    """For one thread. `now`, in microseconds, stands still within a transaction."""
+
+    def __init__(self, location: Location, clock: Clock) -> None:
+        self.location = location
+        self.clock = clock
+        self.routes = Routes()
+        self.now = 0
+        self._claims = 0
+        self._claimed = False
+        self.connection = self._patiently(lambda: open_writer(location))
+
+    def run(self, name: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> sqlite3.Cursor:
+        """Execute a statement of `statements.sql`."""
+        return self.connection.execute(SQL[name], parameters)
+
+    def begin(self) -> None:
+        """Take the file's write lock and read what others may have changed. Raises sqlite3.Error."""
+        self._patiently(lambda: self.connection.execute("BEGIN IMMEDIATE"))
+        self.look()
+
+    def look(self) -> None:
+        """Bring the time and the routes up to now."""
+        self.now = micros(self.clock.time())
+        version, self._claims = self.run("counters").fetchone()
+        self._claimed = False
+        if version != self.routes.version:
+            self.routes.load(self.connection, version)
+
+    def commit(self) -> None:
+        self.connection.execute("COMMIT")
+
+    def rollback(self) -> None:
+        """Also where SQLite has rolled back by itself, as it does when the disk is full."""
+        self.routes.version = STALE
+        if self.connection.in_transaction:
+            self.connection.execute("ROLLBACK")
+
+    def routes_changed(self) -> None:
+        """Tell every process to read the routes again, and do so here."""
+        self.run("routes_changed")
+        self.routes.load(self.connection, self.routes.version + 1)
+
+    def claim_number(self) -> int:
+        """The fence of this transaction's claims: newer than any before."""
+        if not self._claimed:
+            self.run("next_claim")
+            self._claims += 1
+            self._claimed = True
+        return self._claims
+
+    def close(self) -> None:
+        self.connection.close()
+
+    def _patiently(self, step: Callable[[], T]) -> T:
+        """`step`, again and again while another process holds the lock, up to the location's busy timeout."""
+        waited = 0.0
+        while True:
+            try:
+                return step()
+            except sqlite3.OperationalError as error:
+                if not is_busy(error) or waited >= self.location.busy_timeout:
+                    raise
+            pause = random.uniform(_SHORTEST_PAUSE, _LONGEST_PAUSE)
+            time.sleep(pause)
+            waited += pause

@@ -1,0 +1,251 @@
+-- Every statement of the backend by its name. Lists travel as one JSON parameter: a statement is then one step, and the
+-- interpreter's lock is let go and taken back once for a batch instead of once for a row, which under a busy event loop
+-- costs up to 5 ms each time.
+
+-- name: counters
+SELECT routes, claims FROM counters
+
+-- name: next_claim
+UPDATE counters SET claims = claims + 1
+
+-- name: routes_changed
+UPDATE counters SET routes = routes + 1
+
+-- name: subscriptions
+SELECT id, topic, group_name, ordered, expires_at FROM subscriptions ORDER BY id
+
+-- name: retentions
+SELECT topic, duration FROM retentions
+
+-- name: add_subscription
+INSERT INTO subscriptions (topic, group_name, ordered, expires_at) VALUES (?, ?, ?, ?)
+
+-- name: change_subscription
+UPDATE subscriptions SET ordered = ?, expires_at = ? WHERE id = ?
+
+-- name: remove_subscription
+DELETE FROM subscriptions WHERE id = ?
+
+-- name: remove_deliveries
+DELETE FROM deliveries WHERE subscription = ?
+
+-- name: retain
+INSERT INTO retentions (topic, duration) VALUES (:topic, :duration)
+ON CONFLICT (topic) DO UPDATE SET duration = excluded.duration
+
+-- name: extend_log
+UPDATE log SET expires_at = published + :duration WHERE topic = :topic
+
+-- name: begin_order
+UPDATE deliveries SET lane = key, due = visible_at,
+    visible_at = CASE WHEN token <> 0 AND visible_at > :now THEN visible_at ELSE 9223372036854775807 END
+WHERE subscription = :subscription AND key IS NOT NULL
+
+-- name: end_order
+UPDATE deliveries SET visible_at = CASE visible_at WHEN 9223372036854775807 THEN due ELSE visible_at END,
+    lane = NULL, due = NULL
+WHERE subscription = ? AND lane IS NOT NULL
+
+-- name: unblock_subscription
+UPDATE deliveries SET visible_at = due
+WHERE visible_at = 9223372036854775807
+    AND id IN (SELECT min(id) FROM deliveries WHERE subscription = ? AND lane IS NOT NULL GROUP BY lane)
+
+-- name: unblock_lanes
+UPDATE deliveries SET visible_at = due
+WHERE visible_at = 9223372036854775807 AND id IN (
+    SELECT (
+        SELECT min(head.id) FROM deliveries AS head
+        WHERE head.subscription = json_extract(lanes.value, '$[0]') AND head.lane = json_extract(lanes.value, '$[1]')
+    )
+    FROM json_each(?) AS lanes
+)
+
+-- name: last_log_id
+SELECT seq FROM sqlite_sequence WHERE name = 'log'
+
+-- name: mark
+INSERT INTO marks (topic, message_id, expires_at) VALUES (:topic, :id, :expires_at)
+ON CONFLICT (topic, message_id) DO UPDATE SET expires_at = excluded.expires_at WHERE marks.expires_at <= :now
+
+-- name: look
+SELECT min(due), json_group_array(subscription) FILTER (WHERE due <= :now)
+FROM (
+    SELECT value AS subscription,
+        (SELECT min(visible_at) FROM deliveries WHERE deliveries.subscription = wanted.value) AS due
+    FROM json_each(:subscriptions) AS wanted
+)
+
+-- name: claim_read
+SELECT json_group_array(json_array(
+        id, attempt + 1, published, message_id, topic, key, json(headers), correlation_id, json(history), size)),
+    CAST(group_concat(small, '') AS BLOB)
+FROM (
+    SELECT id, attempt, published, message_id, topic, key, headers, correlation_id, history, length(body) AS size,
+        CASE WHEN length(body) <= :inline THEN body ELSE x'' END AS small
+    FROM deliveries
+    WHERE subscription = :subscription AND visible_at <= :now
+    ORDER BY visible_at, id LIMIT :room
+)
+
+-- name: claim_take
+UPDATE deliveries SET visible_at = :until, attempt = attempt + 1, token = :token
+WHERE id IN (
+    SELECT id FROM deliveries
+    WHERE subscription = :subscription AND visible_at <= :now
+    ORDER BY visible_at, id LIMIT :room
+)
+
+-- name: body
+SELECT body FROM deliveries WHERE id = ?
+
+-- name: held
+SELECT json_group_array(id) FROM deliveries WHERE token = ? AND id IN (SELECT value FROM json_each(?))
+
+-- name: ack
+DELETE FROM deliveries WHERE token = ? AND id IN (SELECT value FROM json_each(?))
+
+-- name: renew
+UPDATE deliveries SET visible_at = ? WHERE token = ? AND id IN (SELECT value FROM json_each(?))
+
+-- name: retry
+UPDATE deliveries SET visible_at = ?, history = ?, token = 0 WHERE id = ? AND token = ?
+
+-- name: release
+UPDATE deliveries SET visible_at = ?, attempt = attempt - 1, token = 0 WHERE id = ? AND token = ?
+
+-- name: bury
+INSERT INTO dead_letters (queue, subscription_topic, group_name, died_at, reason, history,
+    attempt, published, message_id, topic, key, headers, correlation_id, body)
+SELECT ?, ?, ?, ?, ?, ?, attempt, published, message_id, topic, key, headers, correlation_id, body
+FROM deliveries WHERE id = ? AND token = ?
+
+-- name: replay
+INSERT INTO deliveries
+    (subscription, visible_at, published, message_id, topic, key, headers, correlation_id, lane, due, body)
+SELECT :subscription, iif(:ordered AND key IS NOT NULL, 9223372036854775807, :now), published, message_id, topic, key,
+    headers, correlation_id, iif(:ordered, key, NULL), iif(:ordered AND key IS NOT NULL, :now, NULL),
+    coalesce(:body, body)
+FROM dead_letters WHERE id = :id
+
+-- name: log_topics
+SELECT topic FROM retentions
+
+-- name: deliver_again
+INSERT INTO deliveries
+    (subscription, visible_at, published, message_id, topic, key, headers, correlation_id, lane, due, log_id, body)
+SELECT :subscription, iif(:ordered AND key IS NOT NULL, 9223372036854775807, max(due, :now)), published, message_id,
+    topic, key, headers, correlation_id, iif(:ordered, key, NULL),
+    iif(:ordered AND key IS NOT NULL, max(due, :now), NULL), id, body
+FROM log
+WHERE topic IN (SELECT value FROM json_each(:topics)) AND published >= :since AND expires_at >= :now
+    AND id NOT IN (SELECT log_id FROM deliveries WHERE subscription = :subscription AND log_id IS NOT NULL)
+ORDER BY id
+
+-- name: drop_logged
+DELETE FROM deliveries
+WHERE subscription = :subscription AND lane IS NOT NULL AND (token = 0 OR visible_at <= :now)
+    AND log_id IN (
+        SELECT id FROM log
+        WHERE topic IN (SELECT value FROM json_each(:topics)) AND published >= :since AND expires_at >= :now
+    )
+
+-- name: purge
+DELETE FROM deliveries WHERE subscription = ? AND (token = 0 OR visible_at <= ?)
+
+-- name: groups
+WITH counts AS (
+    SELECT subscription,
+        count(*) FILTER (WHERE visible_at <= :now) AS waiting,
+        count(*) FILTER (WHERE visible_at > :now AND token <> 0) AS in_flight,
+        count(*) FILTER (WHERE visible_at > :now AND token = 0 AND attempt > 0) AS retrying,
+        count(*) FILTER (WHERE visible_at > :now AND token = 0 AND attempt = 0) AS delayed,
+        min(published) AS oldest
+    FROM deliveries GROUP BY subscription
+)
+SELECT s.topic, s.group_name, coalesce(waiting, 0), coalesce(delayed, 0), coalesce(retrying, 0), coalesce(in_flight, 0),
+    (SELECT count(*) FROM dead_letters AS d WHERE d.subscription_topic = s.topic AND d.group_name = s.group_name),
+    oldest,
+    (SELECT count(*) FROM consumers AS c
+     WHERE c.topic = s.topic AND c.group_name = s.group_name AND c.expires_at > :now)
+FROM subscriptions AS s LEFT JOIN counts ON counts.subscription = s.id
+WHERE s.expires_at IS NULL OR s.expires_at > :now
+ORDER BY s.topic, s.group_name
+
+-- name: peek
+SELECT message_id, topic, body, key, headers, correlation_id, published, attempt + 1
+FROM deliveries
+WHERE subscription = ? AND (token = 0 OR visible_at <= ?)
+ORDER BY visible_at, id LIMIT ?
+
+-- name: dead_letters
+SELECT id, queue, subscription_topic, group_name, message_id, topic, body, key, headers, correlation_id, published,
+    attempt, reason, died_at, history
+FROM dead_letters
+WHERE (:queue IS NULL OR queue = :queue)
+    AND (:ids IS NULL OR id IN (SELECT value FROM json_each(:ids)))
+ORDER BY id LIMIT :limit
+
+-- name: dead_subscriptions
+SELECT id, subscription_topic, group_name, key FROM dead_letters
+WHERE queue = :queue AND (:ids IS NULL OR id IN (SELECT value FROM json_each(:ids)))
+ORDER BY id
+
+-- name: remove_dead_letter
+DELETE FROM dead_letters WHERE id = ?
+
+-- name: purge_dead
+DELETE FROM dead_letters
+WHERE queue = :queue AND died_at <= :until AND (:ids IS NULL OR id IN (SELECT value FROM json_each(:ids)))
+
+-- name: store_get
+SELECT key, value, version FROM store
+WHERE key IN (SELECT value FROM json_each(?)) AND (expires_at IS NULL OR expires_at > ?)
+
+-- name: store_scan
+SELECT key, value, version FROM store
+WHERE key >= :prefix AND substr(key, 1, length(:prefix)) = :prefix AND (expires_at IS NULL OR expires_at > :now)
+ORDER BY key
+
+-- name: store_version
+SELECT version FROM store WHERE key = ? AND (expires_at IS NULL OR expires_at > ?)
+
+-- name: store_put
+INSERT INTO store (key, value, version, expires_at) VALUES (:key, :value, :version, :expires_at)
+ON CONFLICT (key) DO UPDATE
+SET value = excluded.value, version = excluded.version, expires_at = excluded.expires_at
+
+-- name: store_delete
+DELETE FROM store WHERE key = ?
+
+-- name: renew_subscription
+UPDATE subscriptions SET expires_at = ? WHERE topic = ? AND group_name = ?
+
+-- name: renew_consumer
+INSERT INTO consumers (id, topic, group_name, expires_at) VALUES (?, ?, ?, ?)
+ON CONFLICT (id, topic, group_name) DO UPDATE SET expires_at = excluded.expires_at
+
+-- name: remove_consumer
+DELETE FROM consumers WHERE id = ?
+
+-- name: expired
+SELECT EXISTS (SELECT 1 FROM marks WHERE expires_at <= :now)
+    OR EXISTS (SELECT 1 FROM store WHERE expires_at <= :now)
+    OR EXISTS (SELECT 1 FROM log WHERE expires_at < :now)
+    OR EXISTS (SELECT 1 FROM consumers WHERE expires_at <= :now)
+    OR EXISTS (SELECT 1 FROM subscriptions WHERE expires_at <= :now)
+
+-- name: expire_marks
+DELETE FROM marks WHERE (topic, message_id) IN (SELECT topic, message_id FROM marks WHERE expires_at <= ? LIMIT 5000)
+
+-- name: expire_store
+DELETE FROM store WHERE key IN (SELECT key FROM store WHERE expires_at <= ? LIMIT 5000)
+
+-- name: expire_log
+DELETE FROM log WHERE id IN (SELECT id FROM log WHERE expires_at < ? LIMIT 5000)
+
+-- name: expire_consumers
+DELETE FROM consumers WHERE expires_at <= ?
+
+-- name: expired_subscriptions
+SELECT id FROM subscriptions WHERE expires_at <= ?

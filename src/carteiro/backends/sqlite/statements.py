@@ -1,0 +1,47 @@
+"""The SQL of this backend, from its own files under `sql/`."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+
+_FOLDER = files(__package__) / "sql"
+_NAME = "-- name: "
+
+
+def _load() -> dict[str, str]:
+    text = (_FOLDER / "statements.sql").read_text("utf-8")
+    blocks = text.split(_NAME)[1:]
+    return {name.strip(): sql.strip() for name, _, sql in (block.partition("\n") for block in blocks)}
+
+
+SQL = _load()
+"""Each statement of `statements.sql` by its name."""
+
+_INSERT_STEPS = (128, 16, 1)
+DELIVERY_COLUMNS = (
+    "subscription, visible_at, published, message_id, topic, key, headers, correlation_id, lane, due, log_id, body"
+)
+LOG_COLUMNS = "id, topic, published, due, expires_at, message_id, key, headers, correlation_id, body"
+
+
+@cache
+def insert(table: str, columns: str, rows: int) -> str:
+    """One INSERT of so many rows: one step of SQLite, where `executemany` makes one a row at half the speed."""
+    row = f"({', '.join('?' * len(columns.split(',')))})"
+    return f"INSERT INTO {table} ({columns}) VALUES {', '.join([row] * rows)}"
+
+
+def steps(rows: int) -> list[int]:
+    """Cut so many rows into sizes of which each is a statement that stays prepared."""
+    cut: list[int] = []
+    for step in _INSERT_STEPS:
+        count, rows = divmod(rows, step)
+        cut += [step] * count
+    return cut
+
+
+def migrations() -> list[str]:
+    """The schema's steps, oldest first: version N is what the first N make."""
+    found = sorted(file.name for file in _FOLDER.iterdir() if file.name.startswith("migration_"))
+    return [(_FOLDER / name).read_text("utf-8") for name in found]

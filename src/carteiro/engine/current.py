@@ -1,0 +1,27 @@
+"""Which message is being handled here: what a publish inside a handler takes its correlation id from.
+
+The context variable is set once for each slot, not for each message; tasks and threads that a handler starts inherit it.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+
+from carteiro.message import Message
+
+
+class Current:
+    """The message in one slot."""
+
+    __slots__ = ("message",)
+
+    def __init__(self) -> None:
+        self.message: Message | None = None
+
+
+current: ContextVar[Current] = ContextVar("carteiro_current", default=Current())
+
+
+def current_correlation_id() -> str | None:
+    message = current.get().message
+    return None if message is None else message.correlation_id

@@ -1,0 +1,130 @@
+"""How attempts end: what a handler's result is published as, and what its failure becomes."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from carteiro.engine.deadlines import Deadlines
+from carteiro.engine.failures import after_failure, describe
+from carteiro.engine.routes import Handler
+from carteiro.handlers.codecs import encode
+from carteiro.handlers.injected import Emitted
+from carteiro.handlers.running import Called
+from carteiro.message import (
+    CONTENT_TYPE,
+    ERROR,
+    EXPIRES_AT,
+    NO_HEADERS,
+    REPLY_TO,
+    Action,
+    Delivery,
+    Message,
+    Outcome,
+    Outgoing,
+    Subscription,
+)
+from carteiro.ports.clock import Clock
+from carteiro.ports.store import Store
+
+log = logging.getLogger("carteiro.worker")
+
+Intercept = Callable[[Outgoing], Awaitable[list[Outgoing]]]
+"""Publish middleware for what a handler emits: from one message to those that are to be sent."""
+
+
+class Surroundings(msgspec.Struct, eq=False):
+    """What all the attempts of a worker share."""
+
+    clock: Clock
+    deadlines: Deadlines
+    store: Store | None = None
+    intercept: Intercept | None = None
+    codec: str = "json"
+    stopping: bool = False
+
+    def expired(self, headers: Mapping[str, str]) -> bool:
+        """Whether the message's time ran out before it was started."""
+        expires_at = headers.get(EXPIRES_AT)
+        return expires_at is not None and float(expires_at) < self.clock.time()
+
+
+class Endings:
+    """The ends of one handler's attempts."""
+
+    def __init__(self, handler: Handler, subscription: Subscription, around: Surroundings) -> None:
+        self.name = f"{handler.plan.name} ({handler.plan.place})"
+        self.silent = not (handler.publishes or handler.plan.emits)
+        """Whether nothing is ever published but replies."""
+        self._handler = handler
+        self._group = subscription.group
+        self._around = around
+
+    async def published(self, message: Message, result: Any) -> list[Outgoing]:
+        """What an attempt publishes if it is acked: the reply, what the handler returned, what it emitted."""
+        emitted: list[Emitted] = []
+        if isinstance(result, Called):
+            result, emitted = result.result, list(result.emitted)
+        outgoing: list[Outgoing] = []
+        if REPLY_TO in message.headers:
+            body, content_type = encode(result, codec=self._around.codec)
+            outgoing.append(self._reply(message, body, {CONTENT_TYPE: content_type} if content_type else {}))
+        if result is not None:
+            emitted.extend(Emitted(topic, result, None, NO_HEADERS, 0.0) for topic in self._handler.publishes)
+        for number, emit in enumerate(emitted):
+            sent = self._outgoing(message, emit, number)
+            outgoing.extend([sent] if self._around.intercept is None else await self._around.intercept(sent))
+        return outgoing
+
+    def failed(self, delivery: Delivery, error: BaseException) -> Outcome:
+        """Release if the worker is stopping; otherwise another attempt or a dead letter, and a line in the log."""
+        if isinstance(error, asyncio.CancelledError):
+            if self._around.stopping:
+                return Outcome(delivery, Action.RELEASE)
+            task = asyncio.current_task()
+            assert task is not None
+            task.uncancel()
+        message, retry = delivery.message, self._handler.retry
+        outcome = after_failure(delivery, error, retry, self._around.clock.time())
+        if outcome.action is Action.RETRY:
+            log.warning(
+                "%s failed on %s, attempt %d of %d, again in %.1f s: %s",
+                self.name, message.id, message.attempt, retry.attempts, outcome.delay, describe(error),
+            )  # fmt: skip
+            return outcome
+        log.error("%s gave up on %s after attempt %d: %s", self.name, message.id, message.attempt, describe(error))
+        if REPLY_TO not in message.headers:
+            return outcome
+        return msgspec.structs.replace(outcome, emits=[self._reply(message, b"null", {ERROR: describe(error)})])
+
+    def blocked(self, held: float) -> None:
+        log.warning(
+            "handler %s held the event loop for %.0f ms: nothing else ran meanwhile. Await what it waits for, "
+            "or make it a plain `def` or runs_in='thread'", self.name, held * 1000,
+        )  # fmt: skip
+
+    def _outgoing(self, parent: Message, emit: Emitted, number: int) -> Outgoing:
+        body, content_type = encode(emit.value, codec=self._around.codec)
+        headers = dict(emit.headers)
+        if content_type:
+            headers.setdefault(CONTENT_TYPE, content_type)
+        return Outgoing(
+            emitted_id(parent.id, self._group, number), emit.topic, body, emit.key, headers,
+            parent.correlation_id, emit.delay,
+        )  # fmt: skip
+
+    def _reply(self, message: Message, body: bytes, headers: Mapping[str, str]) -> Outgoing:
+        return Outgoing(
+            emitted_id(message.id, self._group, -1), message.headers[REPLY_TO], body, None, headers,
+            message.correlation_id,
+        )  # fmt: skip
+
+
+def emitted_id(parent: str, group: str, number: int) -> str:
+    """The id of the nth message that handling `parent` emits: the same whenever the same attempt is repeated."""
+    return hashlib.blake2b(f"{parent}/{group}/{number}".encode(), digest_size=12).hexdigest()

@@ -1,0 +1,66 @@
+"""What a failed attempt becomes: another one, or a dead letter."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
+from carteiro.errors import InvalidBody, NoHandler, Reject, RetryLater, WorkerLost
+from carteiro.message import Action, Delivery, Failure, Outcome
+from carteiro.durations import seconds
+from carteiro.policies.retry import Retry
+
+_OURS = str(Path(__file__).parent.parent)
+_HOPELESS = (InvalidBody, NoHandler, Reject)
+
+
+def describe(error: BaseException) -> str:
+    """`Type: text`, as shown in lists; a Reject or an unfit body speaks for itself."""
+    text = str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def failure_of(delivery: Delivery, error: BaseException, now: float) -> Failure:
+    return Failure(delivery.message.attempt, now, describe(error), _traceback(error))
+
+
+def lost_with_worker(delivery: Delivery, now: float) -> Outcome:
+    """The outcome for a message whose last permitted attempt never ended."""
+    times = "once" if delivery.lost == 1 else f"{delivery.lost} times"
+    error = WorkerLost(f"the worker died or lost its lease {times} while it held this message")
+    return Outcome(
+        delivery, Action.DEAD, failure=Failure(delivery.message.attempt - 1, now, describe(error), "")
+    )
+
+
+def after_failure(delivery: Delivery, error: BaseException, retry: Retry, now: float) -> Outcome:
+    """Retry or dead, as the policy and the kind of error say."""
+    failure = failure_of(delivery, error, now)
+    delay = _retry_delay(delivery, error, retry, now)
+    if delay is None:
+        return Outcome(delivery, Action.DEAD, failure=failure)
+    return Outcome(delivery, Action.RETRY, delay=delay, failure=failure)
+
+
+def _retry_delay(delivery: Delivery, error: BaseException, retry: Retry, now: float) -> float | None:
+    """Seconds until the next attempt, or None if there is none."""
+    message = delivery.message
+    if isinstance(error, _HOPELESS) or message.attempt >= retry.attempts:
+        return None
+    asked = isinstance(error, RetryLater)
+    if not asked and not isinstance(error, WorkerLost) and not retry.wants(error):
+        return None
+    delay = error.delay if isinstance(error, RetryLater) else None
+    if delay is None:
+        delay = retry.backoff(len(delivery.history) + 1)
+    if retry.max_age is not None and now + delay - message.published > seconds(retry.max_age):
+        return None
+    return delay
+
+
+def _traceback(error: BaseException) -> str:
+    """The traceback from the handler's first frame on, without the engine's."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OURS):
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(error), error, trace))

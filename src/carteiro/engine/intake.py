@@ -1,0 +1,144 @@
+"""The place where deliveries come in: one fetch at a time for all lanes, for no more than they have room for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+from carteiro.engine.lane import Lane
+from carteiro.engine.quarantine import Quarantine
+from carteiro.engine.reconnect import reconnect_wait
+from carteiro.errors import BrokerCorrupted, BrokerUnavailable
+from carteiro.message import Delivery, Subscription
+from carteiro.policies.rate import RateLimiter
+from carteiro.ports.broker import Consumer
+from carteiro.ports.clock import Clock
+
+log = logging.getLogger("carteiro.worker")
+
+
+class Intake:
+    """Feeds the lanes of one consumer until it is cancelled.
+
+    A fetch names the lanes that have room when it starts. If it waits and another lane gets room meanwhile, it is
+    cancelled, which loses nothing, and begun again for all.
+    """
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        lanes: Mapping[Subscription, Lane],
+        limits: Mapping[Subscription, RateLimiter],
+        quarantine: Quarantine,
+        on_claimed: Callable[[], None],
+        clock: Clock,
+    ) -> None:
+        self.trouble: str | None = None
+        """Why nothing comes in, while that is so."""
+        self._consumer = consumer
+        self._lanes = lanes
+        self._limits = limits
+        self._quarantine = quarantine
+        self._on_claimed = on_claimed
+        self._clock = clock
+        self._fetching: asyncio.Future[Sequence[Delivery]] | None = None
+        self._asked: set[Subscription] = set()
+        self._wanted = asyncio.Event()
+        self._timers: dict[Subscription, asyncio.Task[None]] = {}
+        for lane in lanes.values():
+            lane.hungry = lambda lane=lane: self._on_hungry(lane)  # type: ignore[misc]
+
+    async def run(self) -> None:
+        tries = 0
+        while True:
+            room = await self._room()
+            if not room:
+                await self._wanted.wait()
+                self._wanted.clear()
+                continue
+            try:
+                deliveries = await self._fetch(room)
+            except BrokerCorrupted:
+                raise
+            except Exception as error:
+                self.trouble = str(error)
+                log.warning("no messages come in, trying again: %s", error, exc_info=not isinstance(error, BrokerUnavailable))
+                await self._clock.sleep(reconnect_wait(tries))
+                tries += 1
+                continue
+            if self.trouble is not None:
+                log.warning("messages come in again")
+                self.trouble, tries = None, 0
+            await self._hand_over(deliveries)
+
+    def close(self) -> None:
+        for timer in self._timers.values():
+            timer.cancel()
+
+    async def _room(self) -> dict[Subscription, int]:
+        """What each lane can take, as far as its rate limit permits."""
+        room: dict[Subscription, int] = {}
+        for subscription, lane in self._lanes.items():
+            free = lane.room()
+            if free > 0 and subscription in self._limits:
+                free = await self._permitted(lane, free)
+            if free > 0:
+                room[subscription] = free
+        return room
+
+    async def _permitted(self, lane: Lane, free: int) -> int:
+        if lane.permits == 0 and lane.subscription not in self._timers:
+            lane.permits, wait = await self._limits[lane.subscription].take(free)
+            if wait > 0:
+                self._timers[lane.subscription] = asyncio.create_task(self._later(lane, wait))
+        return min(free, lane.permits)
+
+    async def _later(self, lane: Lane, wait: float) -> None:
+        try:
+            await self._clock.sleep(wait)
+        finally:
+            del self._timers[lane.subscription]
+        self._on_hungry(lane)
+
+    async def _fetch(self, room: dict[Subscription, int]) -> Sequence[Delivery]:
+        self._asked = set(room)
+        self._fetching = asyncio.ensure_future(self._consumer.fetch(room))
+        try:
+            return await self._fetching
+        except asyncio.CancelledError:
+            if self._fetching.cancelled() and not _being_cancelled():
+                return ()
+            self._fetching.cancel()
+            raise
+        finally:
+            self._fetching = None
+
+    def _on_hungry(self, lane: Lane) -> None:
+        if lane.subscription in self._timers:
+            return  # its rate limit says when
+        self._wanted.set()
+        if self._fetching is not None and lane.subscription not in self._asked:
+            self._fetching.cancel()
+
+    async def _hand_over(self, deliveries: Sequence[Delivery]) -> None:
+        """Give each lane its own, in order; neighbours of one subscription go together."""
+        if deliveries:
+            self._on_claimed()
+        start = 0
+        while start < len(deliveries):
+            subscription = deliveries[start].subscription
+            end = start + 1
+            while end < len(deliveries) and deliveries[end].subscription is subscription:
+                end += 1
+            lane = self._lanes[subscription]
+            some = deliveries if end - start == len(deliveries) else deliveries[start:end]
+            lane.adapt()
+            lane.permits = max(0, lane.permits - len(some))
+            lane.put(await self._quarantine.inspect(lane, some))
+            start = end
+
+
+def _being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

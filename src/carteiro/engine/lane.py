@@ -1,0 +1,229 @@
+"""How one subscription runs: what is fetched for it, what is being handled, how much room there is.
+
+A lane *holds* a delivery from its fetch until it is settled. Held deliveries wait in a buffer for a *slot*: one of up to
+`concurrency` long-lived tasks that serve the buffer. Slots are started when there is work for them and kept; each wakes
+the next only while something waits, so handlers that never await are run by one slot in one go. How a slot serves the
+buffer, message by message or in batches, is given to the lane.
+
+Room is what the intake may fetch: capacity + prefetch, less what is held. That is all there is of backpressure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from time import perf_counter
+from typing import Final
+
+from carteiro.engine.attempt import Handle
+from carteiro.engine.current import Current, current
+from carteiro.message import Action, Delivery, Outcome, Subscription
+from carteiro.ports.clock import Clock
+
+log = logging.getLogger("carteiro.worker")
+
+TURN: Final = 0.002
+"""Seconds for which a slot may go on without letting the event loop breathe."""
+
+AHEAD: Final = 0.1
+"""An adaptive prefetch holds what is handled in so many seconds, at most MOST_AHEAD messages."""
+
+MOST_AHEAD: Final = 4000
+
+
+class Lane:
+    """One subscription at work.
+
+    `capacity` is how many deliveries all slots together can take at once; `prefetch=None` adapts to the pace of
+    handling; `attempts` is how many the handlers behind it permit; `serve` takes from `buffer`, handles, settles, and
+    returns False when it found nothing to do.
+    """
+
+    def __init__(
+        self,
+        subscription: Subscription,
+        serve: Callable[[Lane], Awaitable[bool]],
+        *,
+        concurrency: int,
+        capacity: int,
+        prefetch: int | None,
+        attempts: int,
+        clock: Clock,
+        settle: Callable[[Outcome], None],
+    ) -> None:
+        self.subscription = subscription
+        self.attempts = attempts
+        self.clock = clock
+        self.settle = settle
+        self.buffer: deque[Delivery] = deque()
+        self.held: dict[Delivery, float] = {}
+        """Each held delivery, and when its lease was last begun or renewed (monotonic), in the order of that time."""
+        self.handled = 0
+        self.permits = 0
+        """What a rate limit lets it fetch, if it has one."""
+        self.stopping = False
+        self.hungry: Callable[[], None] = lambda: None
+        """Called when there is room again."""
+        self._serve = serve
+        self._concurrency = concurrency
+        self._capacity = capacity
+        self._adaptive = prefetch is None
+        self._prefetch = prefetch or 0
+        self._pace = 0.0
+        self._paced_at, self._paced_handled = clock.monotonic(), 0
+        self._slots: set[asyncio.Task[None]] = set()
+        self._idle: list[asyncio.Future[None]] = []
+        self._waking = False
+        self._wanting: asyncio.Future[None] | None = None
+
+    def __str__(self) -> str:
+        return str(self.subscription)
+
+    @property
+    def running(self) -> int:
+        """How many deliveries are being handled, or are handled and not settled yet."""
+        return len(self.held) - len(self.buffer)
+
+    # -- what the intake, the settler and the leases do with it ----------------------------------------------------
+
+    def room(self) -> int:
+        """How many deliveries may be fetched now."""
+        return self._capacity + self._prefetch - len(self.held)
+
+    def put(self, deliveries: Sequence[Delivery]) -> None:
+        """Take what was fetched."""
+        now = self.clock.monotonic()
+        held = self.held
+        for delivery in deliveries:
+            held[delivery] = now
+        self.buffer.extend(deliveries)
+        self.wake()
+
+    def settled(self, deliveries: Sequence[Delivery]) -> None:
+        """The broker has their outcomes; their room is free."""
+        held = self.held
+        for delivery in deliveries:
+            held.pop(delivery, None)
+        self.handled += len(deliveries)
+        if len(self.buffer) * 2 <= self._prefetch:
+            self.hungry()
+
+    def adapt(self) -> None:
+        """Set the prefetch by the pace since the last call: a slow handler hoards nothing, a fast one never waits."""
+        now = self.clock.monotonic()
+        elapsed = now - self._paced_at
+        if not self._adaptive or elapsed < 0.001:
+            return
+        pace = (self.handled - self._paced_handled) / elapsed
+        self._pace = (self._pace + pace) / 2
+        self._paced_at, self._paced_handled = now, self.handled
+        self._prefetch = min(MOST_AHEAD, int(self._pace * AHEAD))
+
+    def lost(self, delivery: Delivery) -> None:
+        """Its lease went to someone else: what has not started will not."""
+        if self.held.pop(delivery, None) is not None:
+            log.warning("%s lost the lease of %s: another worker has it now", self, delivery.message.id)
+
+    def hand_back(self, deliveries: Sequence[Delivery]) -> None:
+        """Release buffered deliveries for others to take; they count as no attempt."""
+        gone = set(deliveries)
+        self.buffer = deque(delivery for delivery in self.buffer if delivery not in gone)
+        for delivery in deliveries:
+            if delivery in self.held:
+                self.settle(Outcome(delivery, Action.RELEASE))
+
+    # -- its end ---------------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Start nothing more, and hand back what waits."""
+        self.stopping = True
+        self.hand_back(list(self.buffer))
+        for waiter in (*self._idle, self._wanting):
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
+        self._idle.clear()
+
+    async def finish(self) -> None:
+        """Return when what runs has ended."""
+        if self._slots:
+            await asyncio.wait(self._slots)
+
+    def cancel(self) -> None:
+        """Interrupt what runs."""
+        for slot in self._slots:
+            slot.cancel()
+
+    # -- its slots -------------------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """See that one more slot looks at the buffer, unless one is on its way already."""
+        if self._waking or self.stopping or not self.buffer:
+            return
+        if self._wanting is not None:
+            if not self._wanting.done():
+                self._wanting.set_result(None)
+        elif self._idle:
+            self._waking = True
+            self._idle.pop().set_result(None)
+        elif len(self._slots) < self._concurrency:
+            self._waking = True
+            slot = asyncio.get_running_loop().create_task(self._slot(), name=f"carteiro slot {self}")
+            self._slots.add(slot)
+            slot.add_done_callback(self._slots.discard)
+
+    async def more(self, seconds: float) -> None:
+        """Wait, as the slot that has the first claim to what comes, until something does or the time is over."""
+        self._wanting = asyncio.get_running_loop().create_future()
+        timer = asyncio.ensure_future(self.clock.sleep(seconds))
+        try:
+            await asyncio.wait((timer, self._wanting), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            timer.cancel()
+            self._wanting = None
+
+    async def _slot(self) -> None:
+        current.set(Current())
+        loop = asyncio.get_running_loop()
+        while not self.stopping:
+            self._waking = False
+            if await self._serve(self):
+                await asyncio.sleep(0)
+                continue
+            waiter = loop.create_future()
+            self._idle.append(waiter)
+            await waiter
+
+
+def one_by_one(handle: Handle) -> Callable[[Lane], Awaitable[bool]]:
+    """Serve a lane message by message."""
+
+    async def serve(lane: Lane) -> bool:
+        held, settle, here = lane.held, lane.settle, current.get()
+        turn_ends = perf_counter() + TURN
+        while lane.buffer:
+            delivery = lane.buffer.popleft()
+            if delivery not in held:
+                continue
+            if lane.buffer:
+                lane.wake()
+            try:
+                here.message = delivery.message
+                outcome = await handle(delivery)
+            except BaseException as error:
+                outcome = interrupted(lane, delivery, error)
+            settle(outcome)
+            if lane.stopping or perf_counter() > turn_ends:
+                return True
+        return False
+
+    return serve
+
+
+def interrupted(lane: Lane, delivery: Delivery, error: BaseException) -> Outcome:
+    """An attempt that could not even fail properly: stopped in between, or by a fault of the engine's own."""
+    if lane.stopping and isinstance(error, asyncio.CancelledError):
+        return Outcome(delivery, Action.RELEASE)
+    log.error("%s could not be handled", delivery.message.id, exc_info=error)
+    return Outcome(delivery, Action.RELEASE, delay=1.0)

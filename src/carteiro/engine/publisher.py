@@ -1,0 +1,122 @@
+"""The way out: publish middleware, then batches that form by themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from carteiro.engine.batcher import Batcher
+from carteiro.engine.reconnect import reconnect_wait
+from carteiro.engine.routes import PublishMiddleware
+from carteiro.errors import BrokerUnavailable, Unroutable
+from carteiro.message import Outgoing
+from carteiro.ports.broker import Broker
+from carteiro.ports.clock import Clock
+
+log = logging.getLogger("carteiro.publisher")
+
+LARGEST = 5000
+
+
+class Publisher:
+    """Publishes for one broker. Concurrent calls share batches; each returns when its own batch is safe.
+
+    While the broker is away calls wait up to `timeout` seconds, then raise BrokerUnavailable.
+    """
+
+    def __init__(self, broker: Broker, middleware: Sequence[PublishMiddleware], clock: Clock, timeout: float) -> None:
+        self.unrouted: dict[str, int] = {}
+        """How many messages no group got, by topic."""
+        self._broker = broker
+        self._middleware = tuple(middleware)
+        self._clock = clock
+        self._timeout = timeout
+        self._batcher = Batcher(self._send, limit=LARGEST)
+        self.drain = self._batcher.drain
+
+    async def publish(self, message: Outgoing, *, mandatory: bool = False) -> None:
+        """Returns when the message is safe. With `mandatory`, raises Unroutable if no group gets it."""
+        if self._middleware:
+            await self._chain(message, lambda outgoing: self._post(outgoing, mandatory))
+        else:
+            await self._post(message, mandatory)
+
+    async def publish_many(self, messages: Sequence[Outgoing], *, mandatory: bool = False) -> None:
+        """Returns when all are safe: whole batches at once, so that a crash can leave a part published."""
+        if self._middleware:
+            for message in messages:
+                await self.publish(message, mandatory=mandatory)
+            return
+        for start in range(0, len(messages), LARGEST):
+            await self._deliver(messages[start : start + LARGEST], mandatory)
+
+    async def intercept(self, message: Outgoing) -> list[Outgoing]:
+        """What middleware makes of a message that goes out with an ack."""
+        sent: list[Outgoing] = []
+
+        async def collect(outgoing: Outgoing) -> None:
+            sent.append(outgoing)
+
+        await self._chain(message, collect)
+        return sent
+
+    @property
+    def intercepts(self) -> bool:
+        return bool(self._middleware)
+
+    async def _chain(self, message: Outgoing, last: Callable[[Outgoing], Awaitable[None]]) -> None:
+        call = last
+        for layer in reversed(self._middleware):
+            call = _layer(layer, call)
+        await call(message)
+
+    async def _post(self, message: Outgoing, mandatory: bool) -> None:
+        posted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._batcher.add((message, posted))
+        routed = await posted
+        if not routed:
+            self._unrouted(message, mandatory)
+
+    async def _send(self, batch: list[tuple[Outgoing, asyncio.Future[bool]]]) -> None:
+        try:
+            unrouted = set(await self._publish([message for message, _ in batch]))
+        except Exception as error:
+            for _, posted in batch:
+                if not posted.done():
+                    posted.set_exception(error)
+            return
+        for message, posted in batch:
+            if not posted.done():
+                posted.set_result(message not in unrouted)
+
+    async def _deliver(self, messages: Sequence[Outgoing], mandatory: bool) -> None:
+        for message in await self._publish(messages):
+            self._unrouted(message, mandatory)
+
+    async def _publish(self, messages: Sequence[Outgoing]) -> Sequence[Outgoing]:
+        until = self._clock.monotonic() + self._timeout
+        tries = 0
+        while True:
+            try:
+                return await self._broker.publish(messages)
+            except BrokerUnavailable as error:
+                wait = reconnect_wait(tries)
+                if self._clock.monotonic() + wait > until:
+                    raise
+                log.warning("%d messages wait for the broker: %s", len(messages), error)
+                await self._clock.sleep(wait)
+                tries += 1
+
+    def _unrouted(self, message: Outgoing, mandatory: bool) -> None:
+        if mandatory:
+            raise Unroutable(f"no group gets `{message.topic}`: start a worker that subscribes to it, or drop mandatory=True")
+        count = self.unrouted[message.topic] = self.unrouted.get(message.topic, 0) + 1
+        if count == 1:
+            log.warning("no group gets `%s`: what is published to it is gone (said once a topic)", message.topic)
+
+
+def _layer(
+    layer: PublishMiddleware, call_next: Callable[[Outgoing], Awaitable[None]]
+) -> Callable[[Outgoing], Awaitable[None]]:
+    return lambda outgoing: layer(outgoing, call_next)

@@ -1,0 +1,44 @@
+"""What the engine is given: subscriptions, and the compiled handlers behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from carteiro.handlers.plan import BatchPlan, Plan
+from carteiro.message import Message, Outgoing, Subscription
+from carteiro.policies.batch import Batch
+from carteiro.policies.idempotency import Idempotency
+from carteiro.policies.rate import Rate
+from carteiro.policies.retry import Retry
+
+ConsumeMiddleware = Callable[[Message, Callable[[Message], Awaitable[Any]]], Awaitable[Any]]
+"""`async (message, call_next)`: what it returns is what the handler is taken to have returned."""
+
+PublishMiddleware = Callable[[Outgoing, Callable[[Outgoing], Awaitable[None]]], Awaitable[None]]
+"""`async (outgoing, call_next)`: not calling `call_next` drops the message, calling it twice sends two."""
+
+
+class Handler(msgspec.Struct, frozen=True, eq=False):
+    """One function behind a subscription, with its policies. `type` selects by message type; None takes any."""
+
+    plan: Plan | BatchPlan
+    type: str | None
+    publishes: tuple[str, ...]
+    retry: Retry
+    timeout: float | None
+    idempotency: Idempotency | None
+    middleware: tuple[ConsumeMiddleware, ...]
+
+
+class Route(msgspec.Struct, frozen=True, eq=False):
+    """One subscription, how it runs, and its handlers. `prefetch=None` adapts to the pace of handling."""
+
+    subscription: Subscription
+    handlers: tuple[Handler, ...]
+    concurrency: int
+    prefetch: int | None
+    rate: Rate | None
+    batch: Batch | None

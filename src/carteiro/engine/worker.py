@@ -1,0 +1,170 @@
+"""A worker: everything that moves messages between one broker and the handlers of one process.
+
+    intake -> lanes -> attempts -> settler        leases renew what the lanes hold
+
+It runs until `stop`, which goes in this order: fetch nothing more, hand back what has not started, give what runs its
+grace, interrupt the rest (an interrupted attempt is not counted), settle all of it, close.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from carteiro.engine.attempt import Attempt, Handle, by_type
+from carteiro.engine.batches import BatchAttempt, in_batches
+from carteiro.engine.endings import Surroundings
+from carteiro.engine.intake import Intake
+from carteiro.engine.lane import Lane, one_by_one
+from carteiro.engine.leases import Leases
+from carteiro.engine.quarantine import Quarantine
+from carteiro.engine.routes import Route
+from carteiro.engine.settler import Settler
+from carteiro.errors import ConfigurationError
+from carteiro.message import Subscription
+from carteiro.policies.rate import RateLimiter
+from carteiro.ports.broker import Broker
+
+log = logging.getLogger("carteiro.worker")
+
+
+class Worker:
+    """Runs routes on a broker that is connected and on which their subscriptions are declared."""
+
+    def __init__(self, broker: Broker, routes: Sequence[Route], around: Surroundings) -> None:
+        self._around = around
+        self._consumer = broker.consume([route.subscription for route in routes])
+        apart = None if around.store is broker.store else around.store
+        self._settler = Settler(self._consumer, apart, around.clock)
+        self.lanes: dict[Subscription, Lane] = {route.subscription: self._lane(route) for route in routes}
+        self._settler.lanes = self.lanes
+        self._leases = Leases(self._consumer, self.lanes.values(), around.clock)
+        self._intake = Intake(
+            self._consumer, self.lanes, _limits(routes, around), Quarantine(self._consumer), self._leases.begin,
+            around.clock,
+        )  # fmt: skip
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stop_requested = asyncio.Event()
+        self._patience: asyncio.Future[None] | None = None
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing comes in, while that is so."""
+        return self._intake.trouble
+
+    @property
+    def running(self) -> int:
+        return sum(len(lane.held) for lane in self.lanes.values())
+
+    @property
+    def handled(self) -> int:
+        return sum(lane.handled for lane in self.lanes.values())
+
+    def start(self) -> None:
+        self._tasks = [
+            asyncio.create_task(self._intake.run(), name="carteiro intake"),
+            asyncio.create_task(self._leases.run(), name="carteiro leases"),
+        ]
+
+    async def run_until_stopped(self) -> None:
+        """Return after `request_stop`; raise what makes it impossible to go on."""
+        stopped = asyncio.ensure_future(self._stop_requested.wait())
+        try:
+            done, _ = await asyncio.wait((*self._tasks, stopped), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopped.cancel()
+        for task in done:
+            if task is not stopped:
+                task.result()
+
+    def request_stop(self) -> None:
+        """Have `run_until_stopped` return; when the stop is under way already, skip the grace."""
+        if self._stop_requested.is_set():
+            self.hurry()
+        self._stop_requested.set()
+
+    async def stop(self, grace: float) -> None:
+        """Stop within about `grace` seconds; returns when all is settled and closed."""
+        intake, leases = self._tasks
+        await _cancel(intake)
+        self._intake.close()
+        self._around.stopping = True
+        for lane in self.lanes.values():
+            lane.stop()
+        await self._finish(grace)
+        self._settler.giving_up = True
+        await self._settler.drain()
+        await _cancel(leases)
+        self._around.deadlines.close()
+        await self._consumer.close()
+
+    def kill(self) -> None:
+        """Stop at once and settle nothing, as a killed process would."""
+        self._around.stopping = True
+        for task in self._tasks:
+            task.cancel()
+        self._intake.close()
+        self._around.deadlines.close()
+        for lane in self.lanes.values():
+            lane.stopping = True
+            lane.cancel()
+
+    def hurry(self) -> None:
+        """End the grace of a stop that is under way."""
+        if self._patience is not None:
+            self._patience.cancel()
+
+    async def _finish(self, grace: float) -> None:
+        finished = asyncio.ensure_future(asyncio.gather(*(lane.finish() for lane in self.lanes.values())))
+        self._patience = asyncio.ensure_future(self._around.clock.sleep(grace))
+        await asyncio.wait((finished, self._patience), return_when=asyncio.FIRST_COMPLETED)
+        self._patience.cancel()
+        if not finished.done():
+            running = sum(lane.running for lane in self.lanes.values())
+            log.warning("interrupting %d handlers that did not end within their grace of %g s", running, grace)
+            for lane in self.lanes.values():
+                lane.cancel()
+        await finished
+
+    def _lane(self, route: Route) -> Lane:
+        attempts = min(handler.retry.attempts for handler in route.handlers)
+        capacity, serve = route.concurrency, None
+        if route.batch is not None:
+            capacity *= route.batch.size
+            serve = in_batches(BatchAttempt(route.handlers[0], route.subscription, self._around), route.batch)
+        return Lane(
+            route.subscription,
+            serve or one_by_one(self._handle(route)),
+            concurrency=route.concurrency,
+            capacity=capacity,
+            # Without a second attempt, what waits in a buffer would die with its worker: only what starts is fetched.
+            prefetch=0 if attempts == 1 else route.prefetch,
+            attempts=attempts,
+            clock=self._around.clock,
+            settle=self._settler.add,
+        )
+
+    def _handle(self, route: Route) -> Handle:
+        attempts: dict[str | None, Handle] = {
+            handler.type: Attempt(handler, route.subscription, self._around) for handler in route.handlers
+        }
+        if list(attempts) == [None]:
+            return attempts[None]
+        return by_type(attempts, route.subscription, self._around)
+
+
+def _limits(routes: Sequence[Route], around: Surroundings) -> dict[Subscription, RateLimiter]:
+    limits: dict[Subscription, RateLimiter] = {}
+    for route in routes:
+        if route.rate is None:
+            continue
+        if around.store is None:
+            raise ConfigurationError(f"{route.subscription} needs a store for its rate limit: pass `store=`")
+        limits[route.subscription] = RateLimiter(route.rate, str(route.subscription), around.store, around.clock)
+    return limits
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])

@@ -1,0 +1,191 @@
+"""What a user declares: subscribers, publishers, retained topics, middleware. Nothing runs here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, Literal, TypeVar
+
+import msgspec
+
+from carteiro.durations import Duration, seconds
+from carteiro.engine.routes import ConsumeMiddleware
+from carteiro.errors import ConfigurationError
+from carteiro.handlers.signature import caller_locals
+from carteiro.message import Retention
+from carteiro.policies.batch import Batch
+from carteiro.policies.idempotency import Idempotency
+from carteiro.policies.rate import Rate
+from carteiro.policies.retry import Retry
+from carteiro.topics import check_pattern, check_topic
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+RunsIn = Literal["loop", "thread", "process"]
+Start = Literal["earliest", "latest"] | datetime
+
+
+class OwnGroup(msgspec.Struct, frozen=True):
+    """The default group: the name of the app that includes the subscriber."""
+
+
+OWN_GROUP: Final = OwnGroup()
+
+
+class Subscriber(msgspec.Struct, frozen=True, eq=False):
+    """One `@subscriber` on one function, as declared. Times are in seconds; None leaves a choice to the app."""
+
+    function: Callable[..., Any]
+    topic: str
+    group: str | OwnGroup | None
+    type: str | None
+    retry: Retry | None
+    timeout: float | None
+    idempotency: Idempotency | None
+    concurrency: int | None
+    prefetch: int | None
+    rate: Rate | None
+    batch: Batch | None
+    ordered: bool
+    runs_in: RunsIn | None
+    start: str | float
+    lease: float | None
+    middleware: tuple[ConsumeMiddleware, ...]
+    localns: Mapping[str, Any] | None = None
+    """What its annotations may name, if it is defined within a function."""
+
+    @property
+    def name(self) -> str:
+        return str(getattr(self.function, "__qualname__", self.function))
+
+    @property
+    def place(self) -> str:
+        """Where its function stands, as `shop.py:31`."""
+        code = getattr(self.function, "__code__", None)
+        return f"{os.path.basename(code.co_filename)}:{code.co_firstlineno}" if code else "?"
+
+    def __str__(self) -> str:
+        return f"subscriber `{self.name}` ({self.place}) of `{self.topic}`"
+
+
+class Router:
+    """Declarations to be included in an app, with a prefix before each of their topics."""
+
+    def __init__(self, *, prefix: str = "", middleware: Sequence[ConsumeMiddleware] = ()) -> None:
+        self._prefix = prefix
+        self._middleware = tuple(middleware)
+        self._subscribers: list[Subscriber] = []
+        self._publishers: dict[Callable[..., Any], tuple[str, ...]] = {}
+        self._retentions: dict[str, Retention] = {}
+
+    def subscriber(
+        self,
+        topic: str,
+        *,
+        group: str | OwnGroup | None = OWN_GROUP,
+        type: str | None = None,
+        retry: Retry | None = None,
+        timeout: Duration | None = None,
+        idempotency: Idempotency | None = None,
+        concurrency: int | None = None,
+        prefetch: int | None = None,
+        rate_limit: str | None = None,
+        batch: Batch | None = None,
+        ordered: bool = False,
+        runs_in: RunsIn | None = None,
+        start: Start = "latest",
+        retain: Duration | None = None,
+        lease: Duration | None = None,
+        middleware: Sequence[ConsumeMiddleware] = (),
+    ) -> Callable[[F], F]:
+        """Have the decorated function handle the messages of `topic`, a name or a pattern.
+
+        `group`: those who share the messages; the app's name by default; None is a broadcast, where every running
+        process gets its own copy. `type` selects by the message's type. `retry`: how often and for what a failed message
+        is tried again. `timeout`: how long one attempt may run. `idempotency`: do nothing for a second message with
+        the same key. `concurrency`: how many messages one process handles at once; `prefetch`: how many more it holds
+        ready (by default as many as its pace warrants); `rate_limit`: `"100/m"` for the group as a whole. `batch`: many
+        messages in one call. `ordered`: one message of each key at a time, in order. `runs_in`: `"loop"` (the default
+        of async functions), `"thread"` (of others) or `"process"`. `retain`: keep the topic's messages for so long
+        after they were published; `start`: where on a retained topic a group that is new begins. `lease`: how long a
+        worker that says nothing keeps a message. Raises ConfigurationError for what cannot be.
+        """
+        full = check_pattern(self._prefix + topic)
+        for option, value in (("concurrency", concurrency), ("prefetch", prefetch)):
+            if value is not None and value < (1 if option == "concurrency" else 0):
+                raise ConfigurationError(f"{option}={value} on `{full}`: {'at least 1' if option == 'concurrency' else 'not negative'}")
+        if runs_in not in (None, "loop", "thread", "process"):
+            raise ConfigurationError(f'runs_in="{runs_in}" on `{full}`: it is "loop", "thread" or "process"')
+        if batch is not None and idempotency is not None:
+            raise ConfigurationError(f"`{full}`: a batch cannot have idempotency; handle the messages one by one, or drop it")
+        if retain is not None:
+            self.topic(topic, retain=retain)
+
+        def declare(function: F) -> F:
+            self._subscribers.append(
+                Subscriber(
+                    function=function,
+                    topic=full,
+                    group=group,
+                    type=type,
+                    retry=retry,
+                    timeout=None if timeout is None else seconds(timeout),
+                    idempotency=idempotency,
+                    concurrency=concurrency,
+                    prefetch=prefetch,
+                    rate=None if rate_limit is None else Rate.parse(rate_limit),
+                    batch=batch,
+                    ordered=ordered,
+                    runs_in=runs_in,
+                    start=_start(start),
+                    lease=None if lease is None else seconds(lease),
+                    middleware=(*self._middleware, *middleware),
+                    localns=caller_locals(function),
+                )
+            )
+            return function
+
+        return declare
+
+    def publisher(self, topic: str) -> Callable[[F], F]:
+        """Publish what the decorated subscriber returns, if it is not None, to `topic` in one commit with its ack."""
+        full = check_topic(self._prefix + topic)
+
+        def declare(function: F) -> F:
+            self._publishers[function] = (*self._publishers.get(function, ()), full)
+            return function
+
+        return declare
+
+    def topic(self, name: str, *, retain: Duration) -> None:
+        """Keep the messages of `name` for `retain` after they were published, so that groups can start or rewind there."""
+        full = check_topic(self._prefix + name)
+        self._retentions[full] = Retention(full, seconds(retain))
+
+    def include(self, router: Router, *, prefix: str = "") -> None:
+        """Take over what `router` declares, each topic with both prefixes before it."""
+        before = self._prefix + prefix
+        for subscriber in router._subscribers:
+            self._subscribers.append(
+                msgspec.structs.replace(
+                    subscriber,
+                    topic=check_pattern(before + subscriber.topic),
+                    middleware=(*self._middleware, *subscriber.middleware),
+                )
+            )
+        for function, topics in router._publishers.items():
+            moved = tuple(check_topic(before + topic) for topic in topics)
+            self._publishers[function] = (*self._publishers.get(function, ()), *moved)
+        for retention in router._retentions.values():
+            self._retentions[before + retention.topic] = Retention(before + retention.topic, retention.seconds)
+
+
+def _start(start: Start) -> str | float:
+    if isinstance(start, datetime):
+        if start.tzinfo is None:
+            raise ConfigurationError(f"start={start!r} has no time zone: give an aware datetime")
+        return start.timestamp()
+    if start not in ("earliest", "latest"):
+        raise ConfigurationError(f'start={start!r}: it is "earliest", "latest" or an aware datetime')
+    return start

@@ -1,0 +1,65 @@
+"""Publishing from code that has no event loop.
+
+Where the app is open on a loop in another thread of this process, calls go there. Where it is not, the first call starts
+one thread with a loop and a connection of its own, which ends with the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import threading
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from carteiro.connection import Connection
+from carteiro.errors import NotConnected
+
+T = TypeVar("T")
+
+
+class SyncBridge:
+    """Runs coroutines on a connection for threads that cannot await."""
+
+    def __init__(self, connect: Callable[[], Awaitable[Connection]]) -> None:
+        self._connect = connect
+        self._starting = threading.Lock()
+        self._used: tuple[Connection, asyncio.AbstractEventLoop] | None = None
+        self._own: tuple[Connection, asyncio.AbstractEventLoop] | None = None
+
+    def use(self, connection: Connection | None, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Send calls to a connection that is open anyway, or to it no more."""
+        self._used = (connection, loop) if connection is not None and loop is not None else None
+
+    def call(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """Await what `work` makes of a connection, in that connection's loop; returns and raises what it does."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            connection, loop = self._used or self._own_connection()
+            return asyncio.run_coroutine_threadsafe(_awaited(work(connection)), loop).result()
+        raise NotConnected("this thread has an event loop, which a sync call would block: use `await app.publish(…)`")
+
+    def _own_connection(self) -> tuple[Connection, asyncio.AbstractEventLoop]:
+        with self._starting:
+            if self._own is None:
+                loop = asyncio.new_event_loop()
+                threading.Thread(target=loop.run_forever, name="carteiro sync", daemon=True).start()
+                try:
+                    connection = asyncio.run_coroutine_threadsafe(_awaited(self._connect()), loop).result()
+                except BaseException:
+                    loop.call_soon_threadsafe(loop.stop)
+                    raise
+                self._own = connection, loop
+                atexit.register(self._close)
+            return self._own
+
+    def _close(self) -> None:
+        if self._own is not None:
+            (connection, loop), self._own = self._own, None
+            asyncio.run_coroutine_threadsafe(connection.close(), loop).result(timeout=10)
+            loop.call_soon_threadsafe(loop.stop)
+
+
+async def _awaited(work: Awaitable[T]) -> T:
+    return await work
