@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -329,6 +329,20 @@ class Carteiro(Router):
     def declared(self) -> dict[Subscription, list[Subscriber]]:
         """Its subscriptions and the subscribers behind each; raises ConfigurationError where they cannot be."""
         return subscriptions(self._subscribers, self._defaults(None))
+
+    def publications(self) -> Mapping[Callable[..., Any], tuple[str, ...]]:
+        """Each function that has `@publisher`s, and their topics."""
+        return self._publishers
+
+    @contextlib.contextmanager
+    def on(self, backend: Backend, *, clock: Clock, overrides: Overrides) -> Iterator[None]:
+        """Let it run on another backend, by another clock, with dependencies replaced: for tests."""
+        before = self._broker, self._store, self.clock, self.overrides
+        self._broker, self._store, self.clock, self.overrides = backend, None, clock, {**self.overrides, **overrides}
+        try:
+            yield
+        finally:
+            self._broker, self._store, self.clock, self.overrides = before
 
     def open_backend(self) -> Backend:
         """Its backend, not yet connected."""

@@ -10,7 +10,7 @@ from carteiro.engine.lane import Lane
 from carteiro.engine.quarantine import Quarantine
 from carteiro.engine.reconnect import reconnect_wait
 from carteiro.errors import BrokerCorrupted, BrokerUnavailable
-from carteiro.message import Delivery, Subscription
+from carteiro.message import Action, Delivery, Outcome, Subscription
 from carteiro.policies.rate import RateLimiter
 from carteiro.ports.broker import Consumer
 from carteiro.ports.clock import Clock
@@ -52,13 +52,13 @@ class Intake:
     async def run(self) -> None:
         tries = 0
         while True:
-            room = await self._room()
+            room = self._room()
             if not room:
                 await self._wanted.wait()
                 self._wanted.clear()
                 continue
             try:
-                deliveries = await self._fetch(room)
+                await self._hand_over(await self._fetch(room))
             except BrokerCorrupted:
                 raise
             except Exception as error:
@@ -70,29 +70,32 @@ class Intake:
             if self.trouble is not None:
                 log.warning("messages come in again")
                 self.trouble, tries = None, 0
-            await self._hand_over(deliveries)
 
     def close(self) -> None:
         for timer in self._timers.values():
             timer.cancel()
 
-    async def _room(self) -> dict[Subscription, int]:
-        """What each lane can take, as far as its rate limit permits."""
+    def _room(self) -> dict[Subscription, int]:
+        """What each lane can take, and its rate limit could permit."""
         room: dict[Subscription, int] = {}
         for subscription, lane in self._lanes.items():
             free = lane.room()
-            if free > 0 and subscription in self._limits:
-                free = await self._permitted(lane, free)
+            limit = self._limits.get(subscription)
+            if limit is not None:
+                free = 0 if subscription in self._timers else min(free, limit.burst)
             if free > 0:
                 room[subscription] = free
         return room
 
-    async def _permitted(self, lane: Lane, free: int) -> int:
-        if lane.permits == 0 and lane.subscription not in self._timers:
-            lane.permits, wait = await self._limits[lane.subscription].take(free)
-            if wait > 0:
-                self._timers[lane.subscription] = asyncio.create_task(self._later(lane, wait))
-        return min(free, lane.permits)
+    async def _permitted(self, lane: Lane, limit: RateLimiter, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        """What the rate limit lets start now; the rest goes back to the broker until there is a permit again."""
+        granted, wait = await limit.take(len(deliveries))
+        if wait > 0 and lane.subscription not in self._timers:
+            self._timers[lane.subscription] = asyncio.create_task(self._later(lane, wait))
+        surplus = deliveries[granted:]
+        if surplus:
+            await self._consumer.settle([Outcome(delivery, Action.RELEASE, delay=wait) for delivery in surplus])
+        return deliveries[:granted]
 
     async def _later(self, lane: Lane, wait: float) -> None:
         try:
@@ -134,7 +137,9 @@ class Intake:
             lane = self._lanes[subscription]
             some = deliveries if end - start == len(deliveries) else deliveries[start:end]
             lane.adapt()
-            lane.permits = max(0, lane.permits - len(some))
+            limit = self._limits.get(subscription)
+            if limit is not None:
+                some = await self._permitted(lane, limit, some)
             lane.put(await self._quarantine.inspect(lane, some))
             start = end
 

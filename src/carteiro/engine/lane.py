@@ -61,8 +61,6 @@ class Lane:
         self.held: dict[Delivery, float] = {}
         """Each held delivery, and when its lease was last begun or renewed (monotonic), in the order of that time."""
         self.handled = 0
-        self.permits = 0
-        """What a rate limit lets it fetch, if it has one."""
         self.stopping = False
         self.hungry: Callable[[], None] = lambda: None
         """Called when there is room again."""
@@ -85,6 +83,11 @@ class Lane:
     def running(self) -> int:
         """How many deliveries are being handled, or are handled and not settled yet."""
         return len(self.held) - len(self.buffer)
+
+    @property
+    def busy(self) -> int:
+        """How many deliveries are on their way, unless a slot waits for more of them to come."""
+        return 0 if self._wanting is not None and self._concurrency == 1 else len(self.held)
 
     # -- what the intake, the settler and the leases do with it ----------------------------------------------------
 

@@ -11,11 +11,11 @@ A cancelled call raises only after its child is gone: what follows, a retry for 
 that went while it ran a call is replaced at once, off the path of any message. A child that starts is never killed by a
 cancelled call: else a timeout shorter than an import would let no child ever get ready.
 
-Children are started with `spawn`: a fork would copy the threads' locks and the connections of its parent. They find the
-parent's `sys.path` and its main module, as `multiprocessing` arranges it; a script that is run as `python shop.py` needs
-its `if __name__ == "__main__":`. A function travels as its module and name, so it must stand at its module's top;
-arguments, results and exceptions are pickled between parent and child, and go nowhere else. `child.py` is the other end.
-Unix only: the two talk over a socket pair.
+Children are started with `spawn`: a fork would copy the threads' locks and the connections of its parent. They find
+the parent's `sys.path` and its main module, as `multiprocessing` arranges it; a script that is run as `python shop.py`
+needs its `if __name__ == "__main__":`. A function travels as its module and name, so it must stand at its module's top;
+arguments, results and exceptions are pickled between parent and child, and go nowhere else. `child.py` is the other
+end. Unix only: the two talk over a socket pair.
 """
 
 from __future__ import annotations

@@ -5,10 +5,10 @@ the event loop keeps the books: it knows which thread is idle and hands it a cal
 thread hands back the result with one `call_soon_threadsafe`. Nothing is locked and no thread polls.
 
 A thread cannot be stopped. When the task that awaits a call is cancelled (its timeout, a shutdown), the call is
-*abandoned*: it runs on by itself, its result is dropped, and another thread takes its place, so that handlers which hang
-do not keep others from being handled. That cannot go on without end: once `HANGING` times the pool's size have been
-abandoned and still run, no new threads are started, and an error in the log says why. `runs_in="process"` is the way to
-stop a handler.
+*abandoned*: it runs on by itself, its result is dropped, and another thread takes its place, so that handlers which
+hang do not keep others from being handled. That cannot go on without end: once `HANGING` times the pool's size have
+been abandoned and still run, no new threads are started, and an error in the log says why. `runs_in="process"` is the
+way to stop a handler.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ class ThreadRunner:
         self._serving -= 1
         self._abandoned += 1
         log.warning(
-            '`%s` was given up, but a thread cannot be stopped: it runs on, as %d do now; runs_in="process" can be stopped',
+            '`%s` was given up, but no thread can be stopped: it runs on, as %d do now; runs_in="process" can be stopped',
             self._name,
             self._abandoned,
         )

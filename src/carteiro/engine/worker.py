@@ -33,6 +33,7 @@ class Worker:
     """Runs routes on a broker that is connected and on which their subscriptions are declared."""
 
     def __init__(self, broker: Broker, routes: Sequence[Route], around: Surroundings) -> None:
+        self.routes = tuple(routes)
         self._around = around
         self._consumer = broker.consume([route.subscription for route in routes])
         apart = None if around.store is broker.store else around.store
@@ -45,6 +46,7 @@ class Worker:
             around.clock,
         )  # fmt: skip
         self._tasks: list[asyncio.Task[None]] = []
+        self._killed = False
         self._stop_requested = asyncio.Event()
         self._patience: asyncio.Future[None] | None = None
 
@@ -54,8 +56,9 @@ class Worker:
         return self._intake.trouble
 
     @property
-    def running(self) -> int:
-        return sum(len(lane.held) for lane in self.lanes.values())
+    def busy(self) -> int:
+        """How many deliveries are on their way, those aside that wait for a batch to fill."""
+        return sum(lane.busy for lane in self.lanes.values())
 
     @property
     def handled(self) -> int:
@@ -85,7 +88,9 @@ class Worker:
         self._stop_requested.set()
 
     async def stop(self, grace: float) -> None:
-        """Stop within about `grace` seconds; returns when all is settled and closed."""
+        """Stop within about `grace` seconds; returns when all is settled and closed. After `kill` there is nothing to do."""
+        if self._killed:
+            return
         intake, leases = self._tasks
         await _cancel(intake)
         self._intake.close()
@@ -101,6 +106,7 @@ class Worker:
 
     def kill(self) -> None:
         """Stop at once and settle nothing, as a killed process would."""
+        self._killed = True
         self._around.stopping = True
         for task in self._tasks:
             task.cancel()

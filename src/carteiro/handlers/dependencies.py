@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from operator import itemgetter
-from types import CoroutineType, GeneratorType
+from types import CoroutineType, GeneratorType, TracebackType
 from typing import Any, Final, NamedTuple
 
 from carteiro.handlers.signature import is_async, is_async_generator, is_generator
@@ -84,6 +84,7 @@ async def open_all(steps: Sequence[Step], slots: Slots, opened: Opened) -> None:
 async def close_all(opened: Opened, error: BaseException | None) -> BaseException | None:
     """Close in reverse order. Returns what is to be raised in the end, if anything."""
     for name, generator in reversed(opened):
+        traceback = error and error.__traceback__
         try:
             if type(generator) is GeneratorType:
                 _resume(generator, error)
@@ -92,10 +93,13 @@ async def close_all(opened: Opened, error: BaseException | None) -> BaseExceptio
         except (StopIteration, StopAsyncIteration):
             continue
         except BaseException as raised:
-            error = raised
+            error = _without_detour(raised, error, traceback)
         else:
             error = _twice(name, error)
-    return error
+    try:
+        return error
+    finally:
+        del error  # or its traceback would hold this frame, and this frame it
 
 
 def open_all_in_thread(steps: Sequence[Step], slots: Slots, opened: Opened) -> None:
@@ -115,15 +119,19 @@ def open_all_in_thread(steps: Sequence[Step], slots: Slots, opened: Opened) -> N
 def close_all_in_thread(opened: Opened, error: BaseException | None) -> BaseException | None:
     """As `close_all`, where there is nothing to await."""
     for name, generator in reversed(opened):
+        traceback = error and error.__traceback__
         try:
             _resume(generator, error)
         except StopIteration:
             continue
         except BaseException as raised:
-            error = raised
+            error = _without_detour(raised, error, traceback)
         else:
             error = _twice(name, error)
-    return error
+    try:
+        return error
+    finally:
+        del error
 
 
 def no_coroutine(value: Any, name: str) -> None:
@@ -146,6 +154,13 @@ async def _resume_async(generator: AsyncGenerator[Any, None], error: BaseExcepti
         await anext(generator)
     else:
         await generator.athrow(error)
+
+
+def _without_detour(
+    raised: BaseException, error: BaseException | None, traceback: TracebackType | None
+) -> BaseException:
+    """What was raised; if it is the failure itself, its traceback leaves out the way through the generator."""
+    return raised.with_traceback(traceback) if raised is error else raised
 
 
 def _twice(name: str, error: BaseException | None) -> BaseException:

@@ -204,7 +204,12 @@ def on_loop(ready: Ready, runner: Runner) -> Callable[[Any], Awaitable[Any]]:
             result = await invoke(slots)
         except BaseException as raised:
             error = raised
-        _raise(await close_all(opened, error))
+        error = await close_all(opened, error)
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # or its traceback would hold this frame, and this frame it
         return result if emitted is None else Called(result, slots[emitted])
 
     return closing if _closes(ready) else plain
@@ -226,7 +231,12 @@ def whole(ready: Ready) -> Callable[[Any], Any]:
             no_coroutine(result, name)
         except BaseException as raised:
             error = raised
-        _raise(close_all_in_thread(opened, error))
+        error = close_all_in_thread(opened, error)
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error
         return result if emitted is None else Called(result, slots[emitted])
 
     return run
@@ -234,11 +244,3 @@ def whole(ready: Ready) -> Callable[[Any], Any]:
 
 def _closes(ready: Ready) -> bool:
     return any(step.kind in (Kind.GENERATOR, Kind.ASYNC_GENERATOR) for step in ready.steps)
-
-
-def _raise(error: BaseException | None) -> None:
-    if error is not None:
-        try:
-            raise error
-        finally:
-            del error  # or its traceback would hold this frame, and this frame it

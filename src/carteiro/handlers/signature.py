@@ -10,6 +10,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
@@ -120,7 +121,7 @@ def read_signature(
             if lenient:
                 continue
             raise InvalidHandler(f"{here} takes any number of arguments: name each, so that it is known what it needs")
-        annotation, marker, default = _split(hints.of(raw.name, raw.annotation, here), raw.default, here)
+        annotation, marker, default = _split(hints.of(raw.annotation, here), raw.default, here)
         if lenient and marker is None and default is not EMPTY:
             skipped = True
             continue
@@ -202,18 +203,16 @@ class _Hints:
         self._globals: dict[str, Any] = getattr(owner, "__globals__", None) or getattr(module, "__dict__", {})
         self._locals = {**(localns or {}), **_closure(owner)}
 
-    def of(self, name: str, annotation: Any, here: str) -> Any:
-        """The annotation of one parameter. A type that only a type checker sees is Any where `Depends` needs none."""
+    def of(self, annotation: Any, here: str) -> Any:
+        """The annotation of one parameter. One that only a type checker can see will do where `Depends` needs none."""
         try:
             return self._resolve(annotation, self._locals)
         except Exception as error:
-            lenient = _AnyForUnknown(self._globals, self._locals)
-            try:
-                found = self._resolve(annotation, lenient)
-                if any(isinstance(_marker(item, here), DependsMarker) for item in getattr(found, "__metadata__", ())):
-                    return found
-            except (NameError, TypeError, AttributeError):
-                pass
+            with suppress(NameError, TypeError, AttributeError):
+                found = self._resolve(annotation, _Lenient(self._globals, self._locals))
+                for item in getattr(found, "__metadata__", ()):
+                    if isinstance(marker := _marker(item, here), DependsMarker) and marker.dependency is not None:
+                        return found
             raise InvalidHandler(
                 f"{here} has an annotation that cannot be resolved ({error}): import the name at run time, not only "
                 f"under TYPE_CHECKING, and define it at module level"
@@ -246,11 +245,18 @@ def _closure(owner: Any) -> dict[str, Any]:
     return found
 
 
-class _AnyForUnknown(dict[str, Any]):
+class _Unknown:
+    """Stands for a type that cannot be resolved and need not be."""
+
+    def __class_getitem__(cls, item: object) -> type[_Unknown]:
+        return cls
+
+
+class _Lenient(dict[str, Any]):
     """A namespace in which every name means something."""
 
     def __init__(self, globalns: Mapping[str, Any], localns: Mapping[str, Any]) -> None:
         super().__init__(vars(builtins) | dict(globalns) | dict(localns))
 
     def __missing__(self, name: str) -> Any:
-        return Any
+        return _Unknown

@@ -45,18 +45,20 @@ class RateLimiter:
     """Hands out permits for one rate under one key of the store."""
 
     def __init__(self, rate: Rate, key: str, store: Store, clock: Clock) -> None:
+        self.burst = max(1, int(BURST / rate.interval))
+        """The most permits there ever are at once."""
         self._interval = rate.interval
-        self._ahead = max(0, int(BURST / rate.interval) - 1) * rate.interval
         self._key = f"rate:{key}"
         self._store = store
         self._clock = clock
 
     async def take(self, wanted: int) -> tuple[int, float]:
-        """Up to `wanted` permits that may be used now, and the seconds until there will be one if there is none."""
+        """How many of the wanted permits may be used now, and the seconds until there will be another."""
         while True:
             entry = (await self._store.get([self._key])).get(self._key)
             now = self._clock.time()
-            spoken_for = max(now - self._ahead, float(entry.value) if entry else 0.0)
+            unused_since = now - (self.burst - 1) * self._interval
+            spoken_for = max(unused_since, float(entry.value) if entry else 0.0)
             if spoken_for > now:
                 return 0, spoken_for - now
             granted = min(wanted, int((now - spoken_for) / self._interval) + 1)
@@ -65,4 +67,4 @@ class RateLimiter:
                 self._key, repr(spoken_for).encode(), ttl=self._interval + 60, expect=entry.version if entry else 0
             )
             if (await self._store.write([write]))[0]:
-                return granted, 0.0
+                return granted, max(0.0, spoken_for - now)

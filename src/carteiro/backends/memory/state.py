@@ -63,7 +63,7 @@ class State:
         self.clock = clock
         self.entries = Entries(clock)
         self.queues: dict[Subscription, Queue] = {}
-        self.dead: dict[str, tuple[DeadLetter, Outgoing]] = {}
+        self.dead: dict[str, tuple[DeadLetter, Row]] = {}
         self.listeners: defaultdict[Subscription, set[Callable[[], None]]] = defaultdict(set)
         """Called whenever a message of the subscription may have become due earlier: the waiting fetches."""
         self._routes: dict[str, Sequence[Queue]] = {}
@@ -221,7 +221,7 @@ class State:
             at=self.clock.time(),
             history=row.history if failure is None else (*row.history, failure),
         )
-        self.dead[letter.id] = (letter, sent)
+        self.dead[letter.id] = (letter, row)
         headers = {
             **sent.headers,
             DEAD_REASON: reason,
@@ -244,10 +244,9 @@ class State:
         queues = [self.queue(Subscription(letter.topic, letter.group)) for letter in letters]
         now = self.clock.time()
         for letter, queue in zip(letters, queues, strict=True):
-            _, sent = self.dead.pop(letter.id)
-            message = msgspec.structs.replace(sent, body=sent.body if body is None else body)
-            row = Row(next(self._rows), next(self._publications), message, letter.message.published, now)
-            queue.add(row)
+            _, row = self.dead.pop(letter.id)
+            message = row.message if body is None else msgspec.structs.replace(row.message, body=body)
+            queue.add(Row(next(self._rows), row.publication, message, row.published, now))
             self._wake(queue)
 
     def _wake(self, queue: Queue) -> None:

@@ -5,8 +5,8 @@
                          |   \\--dead--> dead letter
                          \\--the lease ends--> visible
 
-A claim moves `visible_at` to the lease's end, adds one to `attempt` and stamps the row with the claim's number, which no
-other claim ever had: the *fence*. Renew and settle name (row, number) and act only where the row still bears that
+A claim moves `visible_at` to the lease's end, adds one to `attempt` and stamps the row with the claim's number, which
+no other claim ever had: the *fence*. Renew and settle name (row, number) and act only where the row still bears that
 number; a retry and a release erase it. So a worker that slept through its lease can settle nothing that someone else
 has taken since, and nobody can settle twice. A worker that dies leaves the lease to end by itself.
 
@@ -43,9 +43,7 @@ from carteiro.topics import dlq_name
 
 _INLINE = 65_536  # bytes: a larger body is read by itself, so that no claim builds one value of any size
 
-_Row = tuple[
-    int, int, int, str, str, str | None, dict[str, str] | None, str | None, tuple[Failure, ...] | None, int
-]
+_Row = tuple[int, int, int, str, str, str | None, dict[str, str] | None, str | None, tuple[Failure, ...] | None, int]
 _decode_rows = msgspec.json.Decoder(list[_Row]).decode
 _decode_ids = msgspec.json.Decoder(list[int]).decode
 _encode = msgspec.json.Encoder().encode
@@ -155,8 +153,8 @@ def _ack(session: Session, number: int, outcomes: list[Outcome]) -> list[Outcome
     if deleted != len(outcomes):
         session.connection.execute("ROLLBACK TO ack")
         held = _held(session, number, ids)
-        # `remove`, so that of two outcomes for one delivery only the first holds.
-        outcomes = [one for one in outcomes if one.delivery.token[0] in held and not held.remove(one.delivery.token[0])]
+        first = {one.delivery.token[0]: one for one in reversed(outcomes)}  # of two for one delivery, the first holds
+        outcomes = [one for row, one in first.items() if row in held]
         session.run("ack", (number, ids))
     session.connection.execute("RELEASE ack")
     return outcomes

@@ -25,7 +25,7 @@ class Location(msgspec.Struct, frozen=True):
 
 
 def parse(url: str) -> Location:
-    """`sqlite:///relative.db`, `sqlite:////absolute.db`. Raises ConfigurationError, naming what it does not understand."""
+    """`sqlite:///relative.db`, `sqlite:////absolute.db`. Raises ConfigurationError for what it does not know."""
     address, _, query = url.partition("?")
     path = address.partition("://")[2]
     if not path.startswith("/") or len(path) == 1:
@@ -43,7 +43,9 @@ def parse(url: str) -> Location:
     except ValueError:
         raise ConfigurationError(f"`{url}`: busy_timeout is a number of seconds, not `{text}`") from None
     if options:
-        raise ConfigurationError(f"`{url}`: unknown option `{next(iter(options))}`; there are synchronous, busy_timeout")
+        raise ConfigurationError(
+            f"`{url}`: unknown option `{next(iter(options))}`; there are synchronous, busy_timeout"
+        )
     return Location(path, synchronous, busy_timeout)
 
 

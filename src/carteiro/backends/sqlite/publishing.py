@@ -43,15 +43,15 @@ def publish(session: Session, messages: Iterable[Outgoing]) -> list[Outgoing]:
         if targets.duration is not None:
             next_log_id = log_id = next_log_id + 1 if next_log_id else _next_log_id(session)
             log.append((log_id, topic, now, due, now + targets.duration, id, key, headers, correlation_id, body))
+        shared = (now, id, topic, key, headers, correlation_id)
         for target in targets.concurrent:
-            deliveries.append((target, due, now, id, topic, key, headers, correlation_id, None, None, log_id, body))
+            deliveries.append((target, due, *shared, None, None, log_id, body))  # noqa: PERF401
         for target in targets.ordered:
-            lane = None if key is None else (target, key)
-            if lane is None:
-                deliveries.append((target, due, now, id, topic, key, headers, correlation_id, None, None, log_id, body))
+            if key is None:
+                deliveries.append((target, due, *shared, None, None, log_id, body))
             else:
-                lanes.add(lane)
-                deliveries.append((target, BLOCKED, now, id, topic, key, headers, correlation_id, key, due, log_id, body))
+                lanes.add((target, key))
+                deliveries.append((target, BLOCKED, *shared, key, due, log_id, body))
     _insert(session, "log", LOG_COLUMNS, log)
     _insert(session, "deliveries", DELIVERY_COLUMNS, deliveries)
     unblock(session, lanes)

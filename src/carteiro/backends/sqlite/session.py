@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sqlite3
-import time
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
@@ -39,6 +39,7 @@ class Session:
         self.now = 0
         self._claims = 0
         self._claimed = False
+        self._lock_wait = threading.Event()  # never set: a wait of the thread, whatever clock the broker has
         self.connection = self._patiently(lambda: open_writer(location))
 
     def run(self, name: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> sqlite3.Cursor:
@@ -93,5 +94,5 @@ class Session:
                 if not is_busy(error) or waited >= self.location.busy_timeout:
                     raise
             pause = random.uniform(_SHORTEST_PAUSE, _LONGEST_PAUSE)
-            time.sleep(pause)
+            self._lock_wait.wait(pause)
             waited += pause

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from importlib.resources import files
 
-_FOLDER = files(__package__) / "sql"
+_FOLDER = files("carteiro.backends.sqlite") / "sql"
 _NAME = "-- name: "
 
 

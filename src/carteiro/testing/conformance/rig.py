@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
+import msgspec
 import pytest
 
 from carteiro.errors import UnsupportedFeature
@@ -40,7 +41,7 @@ LONG = 60.0
 
 
 def needs(*capabilities: Capability) -> Callable[[RigTest], RigTest]:
-    """For a test of what not every backend can: one that lacks it must say so and refuse it, and the test is skipped."""
+    """For what not every backend can: one that lacks it must say so and refuse it; then the test is skipped."""
 
     def decorate(test: RigTest) -> RigTest:
         @functools.wraps(test)
@@ -119,6 +120,12 @@ class Rig:
         self._declared.add(subscription)
         return subscription
 
+    async def lease_longer(self, subscription: Subscription) -> Subscription:
+        """Declare it with a long lease: what a test claims from then on, no stall of the machine takes away."""
+        longer = msgspec.structs.replace(subscription, lease=LONG)
+        await self.broker.declare([longer])
+        return longer
+
     # -- what the ports do, with little to write --------------------------------------------------------------------
 
     def message(
@@ -180,7 +187,12 @@ class Rig:
         return done
 
     async def settle(
-        self, consumer: Consumer, *deliveries: Delivery, action: Action = Action.ACK, delay: float = 0.0, error: str = ""
+        self,
+        consumer: Consumer,
+        *deliveries: Delivery,
+        action: Action = Action.ACK,
+        delay: float = 0.0,
+        error: str = "",
     ) -> None:
         """End them all in one call; each must still be held. `error` gives each its failure."""
         outcomes = [outcome(delivery, action, delay=delay, error=error) for delivery in deliveries]

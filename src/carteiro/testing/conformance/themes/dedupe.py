@@ -43,7 +43,7 @@ class DedupeConformance:
 
         assert await rig.until(consumer, orders, "orders") == []
 
-    @needs(Capability.DEDUPE)
+    @needs(Capability.DEDUPE, Capability.DELAY)
     async def test_after_the_window_the_id_is_new_again(self, rig: Rig) -> None:
         orders = await rig.declare("orders")
         first = rig.message("orders", b"first", dedupe=rig.delay)

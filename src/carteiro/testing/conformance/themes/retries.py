@@ -45,9 +45,7 @@ class DelayConformance:
     @needs(Capability.DELAY)
     async def test_delayed_messages_come_by_their_time(self, rig: Rig) -> None:
         orders = await rig.declare("orders")
-        await rig.broker.publish(
-            [rig.message("orders", b"%d" % steps, delay=steps * rig.delay) for steps in (3, 1, 2)]
-        )
+        await rig.broker.publish([rig.message("orders", b"%d" % steps, delay=steps * rig.delay) for steps in (3, 1, 2)])
 
         assert bodies(await rig.take(rig.broker.consume([orders]), orders, 3)) == [b"1", b"2", b"3"]
 
@@ -103,10 +101,7 @@ class RetriesConformance:
         await rig.publish("orders", b"3", b"1", b"2")
         deliveries = await rig.take(consumer, orders, 3)
         assert not await consumer.settle(
-            [
-                outcome(one, Action.RETRY, delay=int(one.message.body) * rig.delay, error="busy")
-                for one in deliveries
-            ]
+            [outcome(one, Action.RETRY, delay=int(one.message.body) * rig.delay, error="busy") for one in deliveries]
         )
 
         assert bodies(await rig.take(consumer, orders, 3)) == [b"1", b"2", b"3"]

@@ -9,8 +9,7 @@ from contextlib import suppress
 import pytest
 
 from carteiro.errors import CarteiroError
-from carteiro.ports.features import Capability
-from carteiro.testing.conformance.rig import Rig, bodies, needs
+from carteiro.testing.conformance.rig import Rig, bodies
 
 
 @pytest.mark.asyncio
@@ -130,7 +129,6 @@ class ConcurrencyConformance:
 
         assert len(taken) == 100
 
-    @needs(Capability.RETRY)
     async def test_deliveries_may_be_settled_in_any_order_and_at_once(self, rig: Rig) -> None:
         orders = await rig.declare("orders")
         consumer = rig.broker.consume([orders])

@@ -20,7 +20,11 @@ class StoreConformance:
 
     @needs(Capability.STORE)
     async def test_a_value_is_kept_as_it_was_written(self, rig: Rig) -> None:
-        values = {rig.topic("binary"): bytes(range(256)), rig.topic("empty"): b"", rig.topic("é 日本"): b"x" * 1_000_000}
+        values = {
+            rig.topic("binary"): bytes(range(256)),
+            rig.topic("empty"): b"",
+            rig.topic("é 日本"): b"x" * 1_000_000,
+        }
 
         assert list(await rig.store.write([Write(key, value) for key, value in values.items()])) == [True] * 3
 

@@ -1,0 +1,100 @@
+"""A claim on some subscriptions of the file."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from carteiro.backends.sqlite import claims
+from carteiro.backends.sqlite.database import Database, Fetch
+from carteiro.backends.sqlite.declaring import remove
+from carteiro.backends.sqlite.session import Session
+from carteiro.errors import NotConnected
+from carteiro.message import Action, Delivery, Outcome, Subscription, new_id
+
+
+class SqliteConsumer:
+    """The Consumer port. What was claimed for a fetch that was cancelled waits in `_leftover` for the next one."""
+
+    def __init__(self, database: Database, subscriptions: Sequence[Subscription]) -> None:
+        self._database = database
+        self._subscriptions = subscriptions
+        self._id = new_id()
+        self._leftover: list[tuple[float, Delivery]] = []
+        self._fetches: set[Fetch] = set()
+        self._closed = False
+        database.keeper.join(self._id, subscriptions)
+        database.wake()
+
+    async def fetch(self, room: Mapping[Subscription, int]) -> Sequence[Delivery]:
+        """Raises NotConnected once the consumer is closed, also where it was waiting then."""
+        if self._closed:
+            raise self._error()
+        if self._leftover and (deliveries := self._take_leftover(room)):
+            return deliveries
+        fetch = Fetch(room, self._keep)
+        self._database.put(fetch)
+        self._fetches.add(fetch)
+        try:
+            return await fetch.future
+        except asyncio.CancelledError:
+            # The task may be cancelled between the answer and its waking: then the future has its result.
+            if not fetch.future.cancelled() and fetch.future.exception() is None:
+                self._keep(fetch.future.result())
+            raise
+        finally:
+            self._fetches.discard(fetch)
+
+    async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[Delivery]:
+        return await self._database.write(lambda session: claims.settle(session, outcomes))
+
+    async def renew(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        return await self._database.write(lambda session: claims.renew(session, deliveries))
+
+    async def close(self) -> None:
+        """What no handler has seen is handed back at once, and does not count as an attempt."""
+        if self._closed:
+            return
+        self._closed = True
+        for fetch in self._fetches:
+            if not fetch.future.done():
+                fetch.future.set_exception(self._error())
+        keeper = self._database.keeper
+        keeper.leave(self._id)
+        ephemeral = [subscription for subscription in self._subscriptions if subscription.ephemeral]
+        for subscription in ephemeral:
+            keeper.drop(subscription)
+        unseen = [Outcome(delivery, Action.RELEASE) for _, delivery in self._leftover]
+        self._leftover.clear()
+
+        def leave(session: Session) -> None:
+            claims.settle(session, unseen)
+            session.run("remove_consumer", (self._id,))
+            for subscription in ephemeral:
+                remove(session, subscription.topic, subscription.group)
+
+        await self._database.write(leave)
+
+    def _keep(self, deliveries: Sequence[Delivery]) -> None:
+        now = self._database.clock.time()
+        self._leftover += ((now + delivery.subscription.lease, delivery) for delivery in deliveries)
+
+    def _take_leftover(self, room: Mapping[Subscription, int]) -> list[Delivery]:
+        """What there is room for; what is past its lease is let go, since others have it by now."""
+        now = self._database.clock.time()
+        left = dict(room)
+        taken: list[Delivery] = []
+        kept: list[tuple[float, Delivery]] = []
+        for until, delivery in self._leftover:
+            if until <= now:
+                continue
+            if left.get(delivery.subscription, 0) > 0:
+                left[delivery.subscription] -= 1
+                taken.append(delivery)
+            else:
+                kept.append((until, delivery))
+        self._leftover = kept
+        return taken
+
+    def _error(self) -> NotConnected:
+        return NotConnected("this consumer is closed: it fetches no more")

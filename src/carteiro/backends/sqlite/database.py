@@ -1,0 +1,371 @@
+"""The one thread that owns the one writing connection.
+
+Requests come from any event loop through a queue. The thread takes all that has gathered, runs it in one transaction
+(*group commit*) and only then answers, each loop with one call: what was answered is on the disk. Where several share
+a transaction each has its savepoint, so that one that fails takes no other with it; a commit that fails fails all.
+
+A *fetch* that finds nothing stays here, *parked*. In each transaction the fetches come last, so that what a publish
+brings is claimed in the publish's own commit. Otherwise the thread looks again when another process has committed
+(`PRAGMA data_version`, 4 µs a look), or when the earliest `visible_at` of what is waited for has come. It looks every
+2 ms, and less often the longer nothing has happened; without a parked fetch it does not look at all. Whether a fetch
+could get something is read without the lock, so that processes that wait do not stand in the way of those that work.
+
+What a crash leaves: SQLite rolls back the open transaction, nobody was answered, and every lease ends by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import os
+import sqlite3
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from queue import Empty, SimpleQueue
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from carteiro.backends.sqlite import claims
+from carteiro.backends.sqlite.connection import Location, open_reader
+from carteiro.backends.sqlite.keeper import Keeper
+from carteiro.backends.sqlite.mishaps import explain
+from carteiro.backends.sqlite.session import Session
+from carteiro.errors import CarteiroError, NotConnected
+from carteiro.message import Delivery, Subscription
+from carteiro.ports.clock import Clock
+
+T = TypeVar("T")
+
+# Seconds between two looks, and how many looks in vain before the next pace: 2 ms for a second, then 5 ms for five.
+_PACES: Final = ((0.002, 500), (0.005, 1_500), (0.010, math.inf))
+
+_encode = msgspec.json.Encoder().encode
+_decode_ids = msgspec.json.Decoder(list[int]).decode
+
+
+class Request:
+    """Work for the thread, and the future that waits for its result. `writes` says whether it needs the lock."""
+
+    __slots__ = ("future", "loop", "work", "writes")
+
+    def __init__(self, work: Callable[[Session], Any], *, writes: bool) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Any] = self.loop.create_future()
+        self.work = work
+        self.writes = writes
+
+
+class Fetch:
+    """A wait for deliveries. `unwanted` takes, on its loop, what was claimed for it when nobody waits any more."""
+
+    __slots__ = ("future", "loop", "room", "unwanted")
+
+    def __init__(self, room: Mapping[Subscription, int], unwanted: Callable[[Sequence[Delivery]], None]) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Sequence[Delivery]] = self.loop.create_future()
+        self.room = {subscription: limit for subscription, limit in room.items() if limit > 0}
+        self.unwanted = unwanted
+
+
+class _Stop(msgspec.Struct, frozen=True):
+    """The last thing in the queue."""
+
+
+_Answer = tuple["Request | Fetch", Any, BaseException | None]
+
+
+class Database:
+    """One file, opened by `open` and closed by the last `close`: a broker and its store share it."""
+
+    def __init__(self, location: Location, clock: Clock) -> None:
+        self.location = location
+        self.clock = clock
+        self.keeper = Keeper()
+        self._queue: SimpleQueue[Request | Fetch | _Stop | None] = SimpleQueue()
+        self._users = 0
+        self._opening = asyncio.Lock()
+        self._thread: threading.Thread | None = None
+        self._process = 0
+
+    async def open(self) -> None:
+        """Raises BrokerUnavailable, BrokerCorrupted or BrokerError, each naming the file, the cause and the way out."""
+        async with self._opening:
+            if self._thread is None:
+                opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                self._queue = SimpleQueue()
+                worker = _Worker(self.location, self.clock, self._queue, self.keeper)
+                # A daemon: a program that ends without closing ends; what it was not answered for was not promised.
+                thread = threading.Thread(
+                    target=worker.run, args=(opened,), name=f"carteiro {self.location.path}", daemon=True
+                )
+                thread.start()
+                await opened
+                self._thread, self._process = thread, os.getpid()
+            self._users += 1
+
+    async def close(self) -> None:
+        """Commit what is queued; with the last user, fail what is parked, put the log into the file and close it."""
+        async with self._opening:
+            self._users -= 1
+            if self._users == 0 and self._thread is not None:
+                thread, self._thread = self._thread, None
+                self._queue.put(_Stop())
+                if self._process == os.getpid():
+                    await asyncio.to_thread(thread.join)
+
+    async def write(self, work: Callable[[Session], T]) -> T:
+        """Run `work` in a transaction; returns when it is committed."""
+        request = Request(work, writes=True)
+        self.put(request)
+        result: T = await request.future
+        return result
+
+    async def read(self, work: Callable[[Session], T]) -> T:
+        """Run `work`, which changes nothing, after all that was asked for before."""
+        request = Request(work, writes=False)
+        self.put(request)
+        result: T = await request.future
+        return result
+
+    async def inspect(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `work` on a connection of its own, beside the thread: for what may take long, as counting a million."""
+        self._check_open()
+
+        def look() -> T:
+            try:
+                with contextlib.closing(open_reader(self.location)) as connection:
+                    return work(connection)
+            except sqlite3.Error as error:
+                raise explain(error, self.location.path) from error
+
+        return await asyncio.to_thread(look)
+
+    def put(self, request: Request | Fetch) -> None:
+        self._check_open()
+        self._queue.put(request)
+
+    def wake(self) -> None:
+        """Make the thread look around: the keeper has something new to keep, or a fetch is no longer wanted."""
+        if self._thread is not None:
+            self._queue.put(None)
+
+    def _check_open(self) -> None:
+        if self._thread is None:
+            raise NotConnected(f"the broker's file `{self.location.path}` is not open: connect first")
+        if self._process != os.getpid():
+            raise NotConnected(
+                f"the broker's file `{self.location.path}` was opened before this process was forked: "
+                "connect in the child, with a broker of its own"
+            )
+
+
+class _Worker:
+    """What runs in the thread."""
+
+    def __init__(
+        self, location: Location, clock: Clock, queue: SimpleQueue[Request | Fetch | _Stop | None], keeper: Keeper
+    ) -> None:
+        self._location = location
+        self._clock = clock
+        self._queue = queue
+        self._keeper = keeper
+        self._parked: list[Fetch] = []
+        self._answers: list[_Answer] = []
+        self._seen = -1  # the data version at the last look
+        self._next_due: float | None = None  # microseconds: when the next that is waited for becomes visible
+        self._quiet = 0  # looks in vain
+
+    def run(self, opened: asyncio.Future[None]) -> None:
+        loop = opened.get_loop()
+        try:
+            self._session = Session(self._location, self._clock)
+        except BaseException as error:
+            _call(loop, _fail, opened, explain(error, self._location.path))
+            return
+        _call(loop, _succeed, opened)
+        stopping = False
+        while not stopping:
+            requests, stopping = self._gather(self._pause())
+            self._turn(requests)
+        self._end()
+
+    def _gather(self, timeout: float) -> tuple[list[Request], bool]:
+        """Wait up to `timeout` seconds for something to do, and take all that is there."""
+        requests: list[Request] = []
+        try:
+            item = self._queue.get(timeout=timeout)
+            while True:
+                if isinstance(item, _Stop):
+                    return requests, True
+                if isinstance(item, Fetch):
+                    self._parked.append(item)
+                    self._seen = -1
+                elif item is not None:
+                    requests.append(item)
+                item = self._queue.get_nowait()
+        except Empty:
+            return requests, False
+
+    def _pause(self) -> float:
+        if not self._parked:
+            return self._keeper.pause(self._session)
+        pace = next(seconds for seconds, looks in _PACES if self._quiet < looks)
+        if self._next_due is None:
+            return pace
+        return min(max(self._next_due / 1_000_000 - self._clock.time(), 0.0), pace)
+
+    def _turn(self, requests: list[Request]) -> None:
+        """One round: a transaction if there is anything to write, else a look."""
+        self._parked = [fetch for fetch in self._parked if not fetch.future.done()]
+        requests = [request for request in requests if not request.future.done()]
+        try:
+            if any(request.writes for request in requests) or self._keeper.is_due(self._session):
+                self._commit(requests)
+            else:
+                if requests:
+                    self._read(requests)
+                if self._parked and self._has_news():
+                    self._commit([])
+        except Exception as error:
+            self._session.rollback()
+            self._keeper.postpone(self._session)
+            explained = explain(error, self._location.path)
+            waiting: list[Request | Fetch] = [*requests, *self._parked]
+            self._answers = [(one, None, explained) for one in waiting]
+            self._parked = []
+        self._answer()
+
+    def _commit(self, requests: list[Request]) -> None:
+        session = self._session
+        session.begin()
+        version = self._data_version()
+        self._keeper.tend(session)
+        for request in requests:
+            self._run(request)
+        self._next_due = None
+        taken = [(fetch, self._serve(fetch)) for fetch in self._parked]
+        session.commit()
+        for fetch, claimed in taken:
+            if isinstance(claimed, CarteiroError):
+                self._answers.append((fetch, None, claimed))
+            elif claimed:
+                self._answers.append((fetch, [one for part in claimed for one in part.deliveries()], None))
+        answered = {id(one) for one, _, _ in self._answers}
+        self._parked = [fetch for fetch in self._parked if id(fetch) not in answered]
+        self._quiet = 0
+        self._seen = version
+
+    def _run(self, request: Request) -> None:
+        """Run one request's work; if it fails, it alone is undone."""
+        connection = self._session.connection
+        connection.execute("SAVEPOINT request")
+        try:
+            self._answers.append((request, request.work(self._session), None))
+        except Exception as error:
+            if not connection.in_transaction:
+                raise  # SQLite has rolled back everything, as it does when the disk is full
+            connection.execute("ROLLBACK TO request")
+            self._session.look()
+            self._answers.append((request, None, explain(error, self._location.path)))
+        connection.execute("RELEASE request")
+
+    def _read(self, requests: list[Request]) -> None:
+        self._session.look()
+        for request in requests:
+            try:
+                self._answers.append((request, request.work(self._session), None))
+            except Exception as error:
+                self._answers.append((request, None, explain(error, self._location.path)))
+
+    # -- fetches ---------------------------------------------------------------------------------------------------
+
+    def _has_news(self) -> bool:
+        """Whether a parked fetch may get something now. Looks into the table only if it may have changed."""
+        version = self._data_version()
+        due = self._next_due is not None and self._clock.time() * 1_000_000 >= self._next_due
+        if version == self._seen and not due:
+            self._quiet += 1
+            return False
+        self._quiet = 0
+        self._session.look()
+        self._next_due = None
+        news = False
+        for fetch in self._parked:
+            try:
+                news = bool(self._visible(fetch)) or news
+            except CarteiroError:
+                news = True
+        self._seen = version
+        return news
+
+    def _data_version(self) -> int:
+        """Changes with each commit of another connection."""
+        version: int = self._session.connection.execute("PRAGMA data_version").fetchone()[0]
+        return version
+
+    def _visible(self, fetch: Fetch) -> list[Subscription]:
+        """Those of a fetch's subscriptions that have something visible; notes when the others will."""
+        session = self._session
+        wanted = {session.routes.get(subscription).id: subscription for subscription in fetch.room}
+        ids = _encode(list(wanted)).decode()
+        earliest, visible = session.run("look", {"subscriptions": ids, "now": session.now}).fetchone()
+        if earliest is not None and (self._next_due is None or earliest < self._next_due):
+            self._next_due = earliest
+        return [wanted[id] for id in _decode_ids(visible)]
+
+    def _serve(self, fetch: Fetch) -> list[claims.Claimed] | CarteiroError:
+        try:
+            visible = self._visible(fetch)
+        except CarteiroError as error:
+            return error
+        claimed = (claims.claim(self._session, subscription, fetch.room[subscription]) for subscription in visible)
+        return [one for one in claimed if one is not None]
+
+    # -- answers ---------------------------------------------------------------------------------------------------
+
+    def _answer(self) -> None:
+        answers, self._answers = self._answers, []
+        loops: defaultdict[asyncio.AbstractEventLoop, list[_Answer]] = defaultdict(list)
+        for answer in answers:
+            loops[answer[0].loop].append(answer)
+        for loop, part in loops.items():
+            _call(loop, _resolve, part)
+
+    def _end(self) -> None:
+        closed = NotConnected(f"the broker's file `{self._location.path}` was closed")
+        late, _ = self._gather(0)  # asked for by another thread while this one was told to stop
+        waiting: list[Request | Fetch] = [*late, *self._parked]
+        self._answers = [(one, None, closed) for one in waiting]
+        self._answer()
+        with contextlib.suppress(sqlite3.Error):  # another process may be at it: the next to close does it
+            self._session.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._session.close()
+
+
+def _resolve(answers: Sequence[_Answer]) -> None:
+    for one, result, error in answers:
+        if one.future.done():
+            if error is None and isinstance(one, Fetch):
+                one.unwanted(result)
+        elif error is not None:
+            one.future.set_exception(error)
+        else:
+            one.future.set_result(result)
+
+
+def _succeed(opened: asyncio.Future[None]) -> None:
+    if not opened.done():
+        opened.set_result(None)
+
+
+def _fail(opened: asyncio.Future[None], error: BaseException) -> None:
+    if not opened.done():
+        opened.set_exception(error)
+
+
+def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: Any) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop has ended: nobody is left to tell
+        loop.call_soon_threadsafe(function, *arguments)

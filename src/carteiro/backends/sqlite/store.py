@@ -1,0 +1,50 @@
+"""The Store port on the broker's own file, so that what an outcome writes is in the commit of its settle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from carteiro.backends.sqlite import entries
+from carteiro.backends.sqlite.database import Database
+from carteiro.backends.sqlite.session import Session
+from carteiro.message import Write
+from carteiro.ports.store import Entry
+
+
+class SqliteStore:
+    """Shares the database with its broker; either can be connected without the other."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._connected = False
+
+    async def connect(self) -> None:
+        if not self._connected:
+            await self._database.open()
+            self._connected = True
+
+    async def close(self) -> None:
+        if self._connected:
+            self._connected = False
+            await self._database.close()
+
+    async def get(self, keys: Sequence[str]) -> Mapping[str, Entry]:
+        wanted = msgspec.json.encode(keys).decode()
+        return await self._database.read(
+            lambda session: {
+                key: Entry(value, version)
+                for key, value, version in session.run("store_get", (wanted, session.now)).fetchall()
+            }
+        )
+
+    async def scan(self, prefix: str) -> Mapping[str, Entry]:
+        def look(session: Session) -> Mapping[str, Entry]:
+            rows = session.run("store_scan", {"prefix": prefix, "now": session.now}).fetchall()
+            return {key: Entry(value, version) for key, value, version in rows}
+
+        return await self._database.read(look)
+
+    async def write(self, writes: Sequence[Write]) -> Sequence[bool]:
+        return await self._database.write(lambda session: [entries.write(session, change) for change in writes])

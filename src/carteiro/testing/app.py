@@ -1,0 +1,258 @@
+"""Tests without servers and without waiting: the real engine, an in-memory broker, a clock you hold."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from time import monotonic
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from carteiro.app import Carteiro
+from carteiro.durations import Duration, seconds
+from carteiro.errors import ConfigurationError
+from carteiro.handlers.codecs import decoder
+from carteiro.handlers.markers import TopicMarker
+from carteiro.message import DeadLetter, Message, Outgoing
+from carteiro.ports.broker import GroupStatus, Inspector
+from carteiro.ports.registry import open_backend
+from carteiro.testing.clock import VirtualClock
+from carteiro.testing.wiretap import CrashPoint, Wiretap
+from carteiro.topics import matches
+
+T = TypeVar("T")
+
+QUIET_TURNS = 5
+"""Turns of the event loop without any activity after which nothing more is taken to happen by itself."""
+
+
+class TestApp:
+    """An app under test: `async with TestApp(app) as t`.
+
+    Handlers run as they do in production, on a broker in memory; retries, delays, leases, timeouts and rate limits go by
+    a virtual clock that only `advance` and `request` move. `overrides` replaces dependencies. `patience` is the real
+    seconds that a handler may be silent (in a thread, in real I/O) before it is taken to wait for time to pass.
+    """
+
+    __test__ = False  # not for pytest to collect
+
+    def __init__(
+        self,
+        app: Carteiro,
+        *,
+        overrides: Mapping[Callable[..., Any], Callable[..., Any]] | None = None,
+        start: datetime | None = None,
+        patience: float = 1.0,
+    ) -> None:
+        self.app = app
+        self.clock = VirtualClock() if start is None else VirtualClock(start)
+        self._overrides = dict(overrides or {})
+        self._patience = patience
+        self._tap = Wiretap(open_backend("memory://", clock=self.clock))
+        self._tap.on_crash = self._crash
+        self._exits = contextlib.AsyncExitStack()
+        self._running: asyncio.Task[None] | None = None
+        self._stuck: tuple[int, int] | None = None
+        self.crashes = 0
+        """How many times its worker died."""
+
+    async def __aenter__(self) -> TestApp:
+        self._exits.enter_context(self.app.on(self._tap, clock=self.clock, overrides=self._overrides))
+        await self._exits.enter_async_context(self.app)
+        if self.app.declared():
+            await self._start()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        try:
+            if self._running is not None:
+                self._running.cancel()
+                await asyncio.wait([self._running])
+        finally:
+            await self._exits.aclose()
+
+    # -- doing -----------------------------------------------------------------------------------------------------
+
+    async def publish(self, topic: str, value: Any, **options: Any) -> str:
+        """As `app.publish`."""
+        return await self.app.publish(topic, value, **options)
+
+    async def publish_many(self, topic: str, values: Iterable[Any], **options: Any) -> list[str]:
+        """As `app.publish_many`."""
+        return await self.app.publish_many(topic, values, **options)
+
+    async def request(self, topic: str, value: Any, **options: Any) -> Any:
+        """As `app.request`; time passes as far as the reply needs it."""
+        asked = asyncio.ensure_future(self.app.request(topic, value, **options))
+        while not asked.done():
+            await self._settle_down(asked)
+            due = self.clock.next_due()
+            if asked.done() or due is None:
+                break
+            self.clock.advance_to(due)
+        return await asked
+
+    async def idle(self) -> None:
+        """Return when nothing is left to do now: what is handled is settled, and the rest waits for its time.
+
+        Raises AssertionError, naming them, if handlers run and do nothing for ten times the patience.
+        """
+        until = monotonic() + 10 * self._patience
+        while not await self._settle_down():
+            if monotonic() > until:
+                raise AssertionError(f"not idle: {self._what_runs()}. If they wait for time to pass, use advance()")
+
+    async def advance(self, span: Duration | None = None, **units: float) -> None:
+        """Let time pass: `advance(hours=24)`, `advance(30)`. What falls due happens in its order, each at its time."""
+        until = self.clock.time() + (timedelta(**units).total_seconds() if span is None else seconds(span))
+        while True:
+            await self._settle_down()
+            due = self.clock.next_due()
+            if due is None or due > until:
+                break
+            self.clock.advance_to(due)
+        self.clock.advance_to(until)
+        await self._settle_down()
+
+    def crash_at(self, handler: Callable[..., Any], point: CrashPoint, *, times: int = 1) -> None:
+        """Have the worker die, as by SIGKILL, when next it comes to this point with a message of `handler`.
+
+        `"claimed"`: it has fetched and not begun. `"before_ack"`: the handler has ended and nothing is settled.
+        `"after_ack"`: it is settled, and nobody knows. Another worker starts at once; leases end when time passes.
+        """
+        behind = [
+            subscription
+            for subscription, sharing in self.app.declared().items()
+            if any(subscriber.function is handler for subscriber in sharing)
+        ]
+        if not behind:
+            raise ConfigurationError(f"{handler!r} is no subscriber of app `{self.app.name}`")
+        for subscription in behind:
+            self._tap.crashes[subscription, point] = times
+
+    # -- looking ---------------------------------------------------------------------------------------------------
+
+    @property
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self.clock.time(), UTC)
+
+    def published(self, topic: str) -> list[Any]:
+        """What was published to `topic` (a name or a pattern), by whomever, in order.
+
+        As objects where a publisher, an `Emit` or a subscriber says of what type; otherwise as JSON gives them.
+        """
+        decode = decoder(self._type_of(topic))
+        return [decode(_as_message(message)) for message in self.messages(topic)]
+
+    def messages(self, topic: str = "#") -> list[Outgoing]:
+        """What was published to `topic`, with key, headers and all."""
+        return [message for message in self._tap.published if matches(topic, message.topic)]
+
+    def dead(self, topic: str = "#") -> list[DeadLetter]:
+        """The dead letters of `topic`, with message, reason and history."""
+        return [letter for letter in _at_once(self._inspector.dead_letters()) if matches(topic, letter.topic)]
+
+    def groups(self) -> dict[tuple[str, str], GroupStatus]:
+        """What waits for whom: a status for each (topic, group)."""
+        return {(status.topic, status.group): status for status in _at_once(self._inspector.groups())}
+
+    # -- how -------------------------------------------------------------------------------------------------------
+
+    @property
+    def _inspector(self) -> Inspector:
+        inner = self._tap.inner.broker
+        assert isinstance(inner, Inspector)
+        return inner
+
+    async def _start(self) -> None:
+        self._running = asyncio.create_task(self.app.run(), name="carteiro test worker")
+        ready = asyncio.ensure_future(self.app.ready())
+        await asyncio.wait((self._running, ready), return_when=asyncio.FIRST_COMPLETED)
+        if not ready.done():
+            ready.cancel()
+            self._running.result()
+
+    def _crash(self) -> None:
+        """The worker is dead: cut its tasks off, and start another."""
+        self.crashes += 1
+        worker, running = self.app.worker, self._running
+        assert worker is not None and running is not None
+        worker.kill()
+        self._running = asyncio.create_task(self._restart(running), name="carteiro test restart")
+
+    async def _restart(self, dead: asyncio.Task[None]) -> None:
+        await asyncio.wait([dead])
+        await self.app.run()
+
+    async def _settle_down(self, until: asyncio.Future[Any] | None = None) -> bool:
+        """Let things run until nothing happens by itself; False if handlers run and may do more in real time.
+
+        A handler that was silent for `patience` is not waited for again until something happens.
+        """
+        quiet, seen, silent_since = 0, -1, monotonic()
+        while until is None or not until.done():
+            await asyncio.sleep(0)
+            worker = self.app.worker
+            running = 0 if worker is None else worker.busy
+            if self._tap.activity != seen or self._tap.pending:
+                quiet, seen, silent_since = 0, self._tap.activity, monotonic()
+                continue
+            quiet += 1
+            if quiet < QUIET_TURNS:
+                continue
+            if (not running and worker is not None) or self._running is None:
+                return True
+            if self._stuck == (running, seen):
+                return False
+            if monotonic() - silent_since > self._patience:
+                self._stuck = (running, seen)
+                return False
+            await asyncio.sleep(0.001)  # threads, processes and real I/O need real time
+        return True
+
+    def _what_runs(self) -> str:
+        worker = self.app.worker
+        if worker is None:
+            return "no worker runs"
+        held = [f"{delivery.message.id} of {lane}" for lane in worker.lanes.values() for delivery in lane.held]
+        return "still being handled are " + ", ".join(held[:5])
+
+    def _type_of(self, topic: str) -> Any:
+        """What the values on `topic` are, as far as the app's functions say."""
+        for function, topics in self.app.publications().items():
+            if topic in topics:
+                return get_type_hints(function).get("return", Any)
+        for sharing in self.app.declared().values():
+            for subscriber in sharing:
+                for annotation in get_type_hints(subscriber.function, include_extras=True).values():
+                    emitted = _emit_type(annotation, topic)
+                    if emitted is not None:
+                        return emitted
+        worker = self.app.worker
+        for lane in () if worker is None else worker.routes:
+            if matches(lane.subscription.topic, topic) and lane.handlers[0].plan.body_type is not None:
+                return lane.handlers[0].plan.body_type
+        return Any
+
+
+def _emit_type(annotation: Any, topic: str) -> Any:
+    """T of `Annotated[Emit[T], Topic(topic)]`, or None for anything else."""
+    emit, *markers = get_args(annotation) or (None,)
+    if any(isinstance(marker, TopicMarker) and marker.name == topic for marker in markers):
+        return (get_args(emit) or (Any,))[0]
+    return None
+
+
+def _as_message(message: Outgoing) -> Message:
+    return Message(message.id, message.topic, message.body, message.key, message.headers, message.correlation_id, 0.0)
+
+
+def _at_once(call: Coroutine[Any, Any, T]) -> T:
+    """The result of a call to the memory broker, none of which ever waits."""
+    try:
+        call.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    raise RuntimeError("the memory broker waited")

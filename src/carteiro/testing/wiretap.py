@@ -1,0 +1,137 @@
+"""A broker that notes what passes through it, and whose consumers can die where a test wants them to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+from carteiro.message import Action, Delivery, Outcome, Outgoing, Retention, Subscription
+from carteiro.ports.broker import Backend, Broker, Check, Consumer
+from carteiro.ports.features import Features
+from carteiro.ports.store import Store
+
+CrashPoint = Literal["claimed", "before_ack", "after_ack"]
+"""After the fetch; when the handler has ended and nothing is settled; when it is settled and nobody knows yet."""
+
+
+class Wiretap:
+    """A backend around another. `published` holds what was published or emitted, in order."""
+
+    def __init__(self, inner: Backend) -> None:
+        self.inner = inner
+        self.published: list[Outgoing] = []
+        self.activity = 0
+        """Grows with whatever happens."""
+        self.pending = 0
+        """Calls other than fetches that are under way."""
+        self.crashes: dict[tuple[Subscription, CrashPoint], int] = {}
+        self.on_crash: Callable[[], None] = lambda: None
+        self._broker = _Broker(inner.broker, self)
+
+    @property
+    def broker(self) -> Broker:
+        return self._broker
+
+    @property
+    def store(self) -> Store | None:
+        return self.inner.store
+
+    async def doctor(self) -> Sequence[Check]:
+        return await self.inner.doctor()
+
+    def crashes_at(self, point: CrashPoint, deliveries: Sequence[Delivery]) -> bool:
+        """Whether the worker dies here; each crash asked for happens once."""
+        for delivery in deliveries:
+            where = (delivery.subscription, point)
+            if self.crashes.get(where, 0):
+                self.crashes[where] -= 1
+                return True
+        return False
+
+
+class _Broker:
+    def __init__(self, inner: Broker, tap: Wiretap) -> None:
+        self._inner = inner
+        self._tap = tap
+
+    @property
+    def features(self) -> Features:
+        return self._inner.features
+
+    @property
+    def store(self) -> Store | None:
+        return self._inner.store
+
+    async def connect(self) -> None:
+        await self._inner.connect()
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+    async def declare(self, subscriptions: Sequence[Subscription], retentions: Sequence[Retention] = ()) -> None:
+        await self._inner.declare(subscriptions, retentions)
+
+    async def publish(self, messages: Sequence[Outgoing]) -> Sequence[Outgoing]:
+        tap = self._tap
+        tap.pending += 1
+        try:
+            unrouted = await self._inner.publish(messages)
+        finally:
+            tap.pending -= 1
+            tap.activity += 1
+        tap.published.extend(messages)
+        return unrouted
+
+    def consume(self, subscriptions: Sequence[Subscription]) -> Consumer:
+        return _Consumer(self._inner.consume(subscriptions), self._tap)
+
+
+class _Consumer:
+    def __init__(self, inner: Consumer, tap: Wiretap) -> None:
+        self._inner = inner
+        self._tap = tap
+        self._dead = False
+
+    async def fetch(self, room: Mapping[Subscription, int]) -> Sequence[Delivery]:
+        if self._dead:
+            await asyncio.Event().wait()
+        deliveries = await self._inner.fetch(room)
+        self._tap.activity += 1
+        if self._tap.crashes_at("claimed", deliveries):
+            await self._die()
+        return deliveries
+
+    async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[Delivery]:
+        tap = self._tap
+        handled = [outcome.delivery for outcome in outcomes if outcome.action is not Action.RELEASE]
+        if self._dead or tap.crashes_at("before_ack", handled):
+            await self._die()
+        tap.pending += 1
+        try:
+            lost = await self._inner.settle(outcomes)
+        finally:
+            tap.pending -= 1
+            tap.activity += 1
+        refused = set(lost)
+        for outcome in outcomes:
+            if outcome.delivery not in refused:
+                tap.published.extend(outcome.emits)
+        if tap.crashes_at("after_ack", handled):
+            await self._die()
+        return lost
+
+    async def renew(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        return deliveries if self._dead else await self._inner.renew(deliveries)
+
+    async def close(self) -> None:
+        if not self._dead:
+            await self._inner.close()
+
+    async def _die(self) -> None:
+        """What a SIGKILL leaves: claims that nobody settles."""
+        if not self._dead:
+            self._dead = True
+            self._tap.activity += 1
+            self._tap.on_crash()
+        await asyncio.Event().wait()

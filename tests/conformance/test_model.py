@@ -1,0 +1,329 @@
+"""Random lives of messages: the memory backend against its invariants, and SQLite against the memory backend.
+
+Each machine publishes, claims, settles, renews, replays, purges and moves the clock as Hypothesis likes. The books that
+it keeps beside the broker are simple enough to be seen right: what each group was given, and who may still settle what.
+`CARTEIRO_MODEL_EXAMPLES=2000` searches longer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from carteiro.message import Action, Delivery, Failure, Outcome, Outgoing, Retention, Subscription, Write, new_id
+from carteiro.ports.broker import Backend, Consumer, Inspector
+from carteiro.ports.registry import open_backend
+from carteiro.testing.clock import VirtualClock
+from carteiro.topics import dlq_name, matches
+
+STOCK = Subscription("orders", "stock", lease=30)
+LEDGER = Subscription("orders", "ledger", ordered=True, lease=20)
+AUDIT = Subscription("*", "audit", lease=10)  # it also gets the dead letters of its own refunds
+SUBSCRIPTIONS = (STOCK, LEDGER, AUDIT)
+RETAINED = Retention("orders", 3_600)
+STORE_KEY = "last"
+
+subscriptions = st.sampled_from(SUBSCRIPTIONS)
+delays = st.sampled_from([0, 0, 0, 5, 60])
+
+
+@dataclass
+class Claim:
+    """A delivery of each backend for the same message, the memory backend's first."""
+
+    deliveries: list[Delivery]
+    until: float
+
+    @property
+    def subscription(self) -> Subscription:
+        return self.deliveries[0].subscription
+
+    @property
+    def row(self) -> tuple[Subscription, int]:
+        return self.subscription, self.deliveries[0].token[0]
+
+
+class Lives(RuleBasedStateMachine):
+    """The memory backend, and the books."""
+
+    urls: tuple[str, ...] = ("memory://",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.clock = VirtualClock()
+        self.directory = tempfile.TemporaryDirectory()
+        self.backends: list[Backend] = []
+        self.consumers: list[Consumer] = []
+        self.bodies = 0
+        self.claims: list[Claim] = []
+        self.newest: dict[tuple[Subscription, int], Claim] = {}
+        self.given: Counter[Subscription] = Counter()
+        self.ended: Counter[Subscription] = Counter()
+        self.undone: dict[str | None, list[tuple[str, bytes]]] = {}
+
+    @initialize()
+    def connect(self) -> None:
+        for url in self.urls:
+            backend = open_backend(url.format(directory=self.directory.name), clock=self.clock)
+            self.run(backend.broker.connect())
+            self.run(backend.broker.declare(SUBSCRIPTIONS, [RETAINED]))
+            self.backends.append(backend)
+            self.consumers.append(backend.broker.consume(SUBSCRIPTIONS))
+
+    def teardown(self) -> None:
+        for backend in self.backends:
+            self.run(backend.broker.close())
+        self.runner.close()
+        self.directory.cleanup()
+
+    # -- what happens to messages --------------------------------------------------------------------------------------
+
+    @rule(topic=st.sampled_from(["orders", "refunds"]), key=st.sampled_from([None, "a", "b"]), delay=delays)
+    def publish(self, topic: str, key: str | None, delay: int) -> None:
+        self.bodies += 1
+        message = Outgoing(new_id(), topic, b"%d" % self.bodies, key, {}, "cause", delay)
+        self.same(backend.broker.publish([message]) for backend in self.backends)
+        self.note_arrival(topic, message.key, message.body)
+
+    @rule(number=st.integers(0, 2))
+    def publish_deduped(self, number: int) -> None:
+        before = self.counts()[AUDIT]
+        message = Outgoing(f"deduped-{number}", "refunds", b"deduped", None, {}, "cause", 0, 15)
+        self.same(backend.broker.publish([message]) for backend in self.backends)
+        if self.counts()[AUDIT] > before:
+            self.note_arrival("refunds", None, message.body)
+
+    @rule(subscription=subscriptions, room=st.integers(1, 4))
+    def fetch(self, subscription: Subscription, room: int) -> None:
+        if self.status(subscription).waiting == 0:
+            return
+        fetched = [self.run(consumer.fetch({subscription: room})) for consumer in self.consumers]
+        for other in fetched[1:]:
+            assert [told(one) for one in other] == [told(one) for one in fetched[0]]
+        for deliveries in zip(*fetched, strict=True):
+            claim = Claim(list(deliveries), self.clock.time() + subscription.lease)
+            earlier = self.newest.get(claim.row)
+            assert earlier is None or earlier.until <= self.clock.time(), "two live claims on one message"
+            if subscription.ordered and deliveries[0].message.key is not None:
+                message = deliveries[0].message
+                assert self.undone[message.key][0] == (message.topic, message.body), "not the oldest of its key"
+            self.newest[claim.row] = claim
+            self.claims.append(claim)
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data(), action=st.sampled_from(Action), delay=delays, emit=st.booleans())
+    def settle(self, data: st.DataObject, action: Action, delay: int, emit: bool) -> None:
+        claim = data.draw(st.sampled_from(self.claims))
+        holds = self.newest.get(claim.row) is claim
+        self.bodies += 1
+        emits = [Outgoing(new_id(), "refunds", b"%d" % self.bodies, None, {}, "cause")] if emit else []
+        writes = [Write(STORE_KEY, b"%d" % self.bodies)]
+        lost: list[bool] = []
+        for consumer, delivery in zip(self.consumers, claim.deliveries, strict=True):
+            failed = action in (Action.RETRY, Action.DEAD)
+            failure = Failure(delivery.message.attempt, self.clock.time(), f"failure {self.bodies}") if failed else None
+            outcome = Outcome(delivery, action, delay, failure, emits, writes)
+            lost.append(bool(self.run(consumer.settle([outcome]))))
+        assert lost == [not holds] * len(lost), "only the newest claim may settle"
+        if holds:
+            self.note_end(claim, action)
+            for emitted in emits:
+                self.note_arrival(emitted.topic, emitted.key, emitted.body)
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data())
+    def renew(self, data: st.DataObject) -> None:
+        claim = data.draw(st.sampled_from(self.claims))
+        holds = self.newest.get(claim.row) is claim
+        for consumer, delivery in zip(self.consumers, claim.deliveries, strict=True):
+            assert bool(self.run(consumer.renew([delivery]))) is not holds
+        if holds:
+            claim.until = self.clock.time() + claim.subscription.lease
+
+    @rule(seconds=st.sampled_from([1, 5, 10, 30, 61]))
+    def advance(self, seconds: int) -> None:
+        self.clock.advance_to(self.clock.time() + seconds)
+
+    # -- what an operator does --------------------------------------------------------------------------------------
+
+    @rule(data=st.data())
+    def replay(self, data: st.DataObject) -> None:
+        letters = self.run(self.inspectors[0].dead_letters())
+        if not letters:
+            return
+        queue = data.draw(st.sampled_from(sorted({letter.queue for letter in letters})))
+        replayed = [letter for letter in letters if letter.queue == queue]
+        self.same(inspector.replay(queue) for inspector in self.inspectors)
+        for letter in replayed:
+            subscription = Subscription(letter.topic, letter.group)
+            self.given[subscription] += 1
+            if subscription == LEDGER:
+                self.undone.setdefault(letter.message.key, []).append((letter.message.topic, letter.message.body))
+
+    @rule(older_than=st.sampled_from([0, 20]))
+    def purge_dead(self, older_than: int) -> None:
+        for queue in (dlq_name("orders", "stock"), dlq_name("refunds")):
+            age = timedelta(seconds=older_than)
+            self.same(inspector.purge_dead(queue, older_than=age) for inspector in self.inspectors)
+
+    @rule(subscription=st.sampled_from([STOCK, AUDIT]))
+    def purge(self, subscription: Subscription) -> None:
+        topic, group = subscription.topic, subscription.group
+        self.ended[subscription] += self.same(inspector.purge(topic, group) for inspector in self.inspectors)
+        self.newest = {
+            row: claim
+            for row, claim in self.newest.items()
+            if row[0] != subscription or claim.until > self.clock.time()
+        }
+
+    @rule(back=st.sampled_from([0, 10, 7_200]))
+    def rewind(self, back: int) -> None:
+        to = self.clock.time() - back
+        again = [inspector.rewind(STOCK.topic, STOCK.group, to) for inspector in self.inspectors]
+        self.given[STOCK] += self.same(again)
+
+    # -- what always holds --------------------------------------------------------------------------------------------
+
+    @invariant()
+    def published_is_done_and_dead_and_waiting(self) -> None:
+        assert self.counts() == {one: self.given[one] - self.ended[one] for one in self.counts()}
+
+    @invariant()
+    def all_backends_tell_the_same(self) -> None:
+        for subscription in SUBSCRIPTIONS if self.backends else ():
+            seen = [self.run(one.peek(subscription.topic, subscription.group)) for one in self.inspectors]
+            for other in seen[1:]:
+                assert [(one.topic, one.body, one.attempt) for one in other] == [
+                    (one.topic, one.body, one.attempt) for one in seen[0]
+                ]
+        groups = [[counted(one) for one in self.run(inspector.groups())] for inspector in self.inspectors]
+        dead = [self.run(inspector.dead_letters()) for inspector in self.inspectors]
+        stored = [self.run(backend.store.get([STORE_KEY])) for backend in self.backends if backend.store]
+        for other in range(1, len(self.backends)):
+            assert groups[other] == groups[0]
+            assert [buried(one) for one in dead[other]] == [buried(one) for one in dead[0]]
+            assert stored[other] == stored[0]
+
+    # -- the books ----------------------------------------------------------------------------------------------------
+
+    def note_arrival(self, topic: str, key: str | None, body: bytes) -> None:
+        for subscription in SUBSCRIPTIONS:
+            if matches(subscription.topic, topic):
+                self.given[subscription] += 1
+                if subscription is LEDGER:
+                    self.undone.setdefault(key, []).append((topic, body))
+
+    def note_end(self, claim: Claim, action: Action) -> None:
+        del self.newest[claim.row]
+        message = claim.deliveries[0].message
+        if action in (Action.RETRY, Action.RELEASE):
+            return
+        self.ended[claim.subscription] += 1
+        if claim.subscription == LEDGER:
+            self.undone[message.key].remove((message.topic, message.body))
+        if action is Action.DEAD:
+            groups = sum(matches(one.topic, message.topic) for one in SUBSCRIPTIONS)
+            name = dlq_name(message.topic, claim.subscription.group if groups > 1 else None)
+            self.note_arrival(name, message.key, message.body)
+
+    # -- both at once -------------------------------------------------------------------------------------------------
+
+    def run(self, awaitable: Any) -> Any:
+        async def within_a_minute() -> Any:
+            async with asyncio.timeout(60):
+                return await awaitable
+
+        return self.runner.run(within_a_minute())
+
+    def same(self, awaitables: Any) -> Any:
+        """The answer that all backends give."""
+        answers = [self.run(awaitable) for awaitable in awaitables]
+        for other in answers[1:]:
+            assert other == answers[0]
+        return answers[0]
+
+    @property
+    def inspectors(self) -> list[Inspector]:
+        return [backend.broker for backend in self.backends if isinstance(backend.broker, Inspector)]
+
+    def status(self, subscription: Subscription) -> Any:
+        statuses = self.run(self.inspectors[0].groups())
+        return next(one for one in statuses if (one.topic, one.group) == (subscription.topic, subscription.group))
+
+    def counts(self) -> dict[Subscription, int]:
+        """How many messages each group has yet to end."""
+        statuses = [one for inspector in self.inspectors[:1] for one in self.run(inspector.groups())]
+        return {
+            Subscription(one.topic, one.group): one.waiting + one.delayed + one.retrying + one.in_flight
+            for one in statuses
+        }
+
+
+def told(delivery: Delivery) -> tuple[Any, ...]:
+    """What a claim says, but for what is the backend's own."""
+    message = delivery.message
+    return (
+        delivery.subscription,
+        message.topic,
+        message.body,
+        message.key,
+        dict(message.headers),
+        message.correlation_id,
+        message.published,
+        message.attempt,
+        delivery.history,
+        delivery.lost,
+    )
+
+
+def counted(status: Any) -> tuple[Any, ...]:
+    return (
+        status.topic,
+        status.group,
+        status.waiting,
+        status.delayed,
+        status.retrying,
+        status.in_flight,
+        status.dead,
+        status.oldest,
+    )
+
+
+def buried(letter: Any) -> tuple[Any, ...]:
+    message = letter.message
+    life = (letter.queue, letter.topic, letter.group, letter.reason, letter.at, letter.history)
+    return (*life, message.topic, message.body, message.attempt)
+
+
+class LivesOnSqlite(Lives):
+    """SQLite beside the memory backend, on one clock."""
+
+    urls = ("memory://", "sqlite:///{directory}/broker.db")
+
+    def teardown(self) -> None:
+        super().teardown()
+        assert not Path(self.directory.name).exists()
+
+
+def effort(examples: int) -> settings:
+    examples = int(os.environ.get("CARTEIRO_MODEL_EXAMPLES", examples))
+    return settings(
+        max_examples=examples, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+
+
+TestMemoryLives = Lives.TestCase
+TestMemoryLives.settings = effort(60)
+TestSqliteLives = LivesOnSqlite.TestCase
+TestSqliteLives.settings = effort(15)
