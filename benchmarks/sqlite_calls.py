@@ -2,8 +2,8 @@
 
     python benchmarks/sqlite_calls.py [--messages 100000] [--batch 500] [--backlog 0] [--busy]
 
-`together` settles one batch while the next is fetched, as the engine does, so that both share a commit. `--backlog` puts
-that many waiting messages in the way first; `--busy` keeps the event loop computing as a busy handler would.
+`together` settles one batch while the next is fetched, as the engine does, so that both share a commit. `--backlog`
+puts that many waiting messages in the way first; `--busy` keeps the event loop computing as a busy handler would.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from carteiro.engine.endings import Surroundings
 from carteiro.engine.routes import ConsumeMiddleware, PublishMiddleware
 from carteiro.engine.worker import Worker
 from carteiro.errors import ConfigurationError, NotConnected
-from carteiro.handlers.codecs import decoder, encode
+from carteiro.handlers.codecs import Codec, decoder, encode
 from carteiro.message import CONTENT_TYPE, EXPIRES_AT, TYPE, Outgoing, Subscription, new_id
 from carteiro.policies.retry import Retry
 from carteiro.ports.broker import Backend
@@ -46,8 +46,8 @@ class Carteiro(Router):
     CARTEIRO_BROKER, or else the embedded broker in `./carteiro.db`. `retry` and `lease` (the time after which the
     messages of a worker that says nothing go to others) hold for subscribers that have none of their own. `dedupe` is
     the window in which a message id that the publisher chose is taken once. `grace` is how long handlers may go on when
-    the app stops; `publish_timeout` how long a publish waits for a broker that is away. Times are seconds, timedeltas or
-    text such as `"30s"`. `store` is a URL, for brokers that keep no state of their own. `codec` is how bodies are
+    the app stops; `publish_timeout` how long a publish waits for a broker that is away. Times are seconds, timedeltas
+    or text such as `"30s"`. `store` is a URL, for brokers that keep no state of their own. `codec` is how bodies are
     written: `"json"` or `"msgpack"`; both are read.
     """
 
@@ -62,7 +62,7 @@ class Carteiro(Router):
         dedupe: Duration = "2m",
         grace: Duration = 30.0,
         publish_timeout: Duration = 30.0,
-        codec: str = "json",
+        codec: Codec = "json",
         middleware: Sequence[ConsumeMiddleware] = (),
         publish_middleware: Sequence[PublishMiddleware] = (),
         clock: Clock = SYSTEM_CLOCK,
@@ -151,7 +151,7 @@ class Carteiro(Router):
         delay: Duration | None = None,
         mandatory: bool = False,
     ) -> list[str]:
-        """Publish each of `values`, in order and in large batches; `key` is a function of the value. Returns the ids."""
+        """Publish each of `values`, in order and in large batches; returns their ids. `key` is a function of a value."""
         connection = self._connected()
         messages = [
             self.outgoing(topic, value, key=key(value) if key else None, headers=headers, delay=delay)
@@ -186,13 +186,17 @@ class Carteiro(Router):
         self._sync.call(lambda connection: connection.publisher.publish(message, mandatory=mandatory))
         return message.id
 
-    def publish_many_sync(self, topic: str, values: Iterable[Any], *, mandatory: bool = False, **options: Any) -> list[str]:
-        """`publish_many` for code that has no event loop; its options are those of `publish`, the same for each value."""
+    def publish_many_sync(
+        self, topic: str, values: Iterable[Any], *, mandatory: bool = False, **options: Any
+    ) -> list[str]:
+        """`publish_many` for code that has no event loop; takes the options of `publish`, the same for each value."""
         messages = [self.outgoing(topic, value, **options) for value in values]
         self._sync.call(lambda connection: connection.publisher.publish_many(messages, mandatory=mandatory))
         return [message.id for message in messages]
 
-    def request_sync(self, topic: str, value: Any, *, timeout: Duration = 30.0, returns: Any = Any, **options: Any) -> Any:
+    def request_sync(
+        self, topic: str, value: Any, *, timeout: Duration = 30.0, returns: Any = Any, **options: Any
+    ) -> Any:
         """`request` for code that has no event loop."""
         message = self.outgoing(topic, value, expires=timeout, **options)
         return decoder(returns)(self._sync.call(lambda connection: connection.request(message, seconds(timeout))))
@@ -227,8 +231,8 @@ class Carteiro(Router):
             wait = max(0.0, at.timestamp() - self.clock.time())
         message_id = id or new_id()
         return Outgoing(
-            message_id, check_topic(topic), body, key, written, correlation_id or current_correlation_id() or message_id,
-            wait, self._dedupe if id is not None else None,
+            message_id, check_topic(topic), body, key, written,
+            correlation_id or current_correlation_id() or message_id, wait, self._dedupe if id is not None else None,
         )  # fmt: skip
 
     # -- its life --------------------------------------------------------------------------------------------------
@@ -287,13 +291,15 @@ class Carteiro(Router):
             self._worker.request_stop()
 
     @contextlib.asynccontextmanager
-    async def lifespan(self, api: object = None, *, workers: bool = True) -> AsyncIterator[None]:
-        """For ASGI frameworks: `FastAPI(lifespan=app.lifespan)`. With `workers=False` it only publishes."""
+    async def lifespan(
+        self, api: object = None, *, workers: bool = True, only: Sequence[str] = ()
+    ) -> AsyncIterator[None]:
+        """For ASGI frameworks: `FastAPI(lifespan=app.lifespan)`. `workers=False` only publishes; `only` is as of `run`."""
         async with self:
             if not workers:
                 yield
                 return
-            running = asyncio.create_task(self.run(), name="carteiro worker")
+            running = asyncio.create_task(self.run(only=only), name="carteiro worker")
             ready = asyncio.create_task(self.ready())
             await asyncio.wait((running, ready), return_when=asyncio.FIRST_COMPLETED)
             if running.done():

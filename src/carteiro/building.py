@@ -114,7 +114,9 @@ class Builder:
         if runs_in == "loop":
             return None
         if _is_async(subscriber.function):
-            raise ConfigurationError(f'{subscriber} is async: it runs on the loop, runs_in="{runs_in}" is for plain functions')
+            raise ConfigurationError(
+                f'{subscriber} is async: it runs on the loop, runs_in="{runs_in}" is for plain functions'
+            )
         runner: Runner = (ThreadRunner if runs_in == "thread" else ProcessRunner)(size, subscriber.name)
         self._runners.append(runner)
         return runner
@@ -156,7 +158,8 @@ def _check_sharing(subscription: Subscription, sharing: Sequence[Subscriber]) ->
         other = types.setdefault(subscriber.type, subscriber)
         if other is not subscriber:
             raise ConfigurationError(
-                f"{other} and {subscriber} are in one group, `{subscription.group}`: which of them should handle a message? "
+                f"{other} and {subscriber} are in one group, `{subscription.group}`: which of them is to handle a "
+                "message? "
                 "Give one another group= (each gets every message) or another type="
             )
         for option in _SHARED:
@@ -180,7 +183,7 @@ def _needs(subscription: Subscription, subscriber: Subscriber) -> list[Capabilit
 
 
 def _is_async(function: Callable[..., Any]) -> bool:
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
 
 
 def _natural(function: Callable[..., Any]) -> RunsIn:

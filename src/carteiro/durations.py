@@ -26,4 +26,6 @@ def seconds(value: Duration) -> float:
             return total
     elif isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
         return float(value)
-    raise ConfigurationError(f"`{value}` is no length of time: give seconds, a timedelta, or text such as 500ms, 30s, 7d")
+    raise ConfigurationError(
+        f"`{value}` is no length of time: give seconds, a timedelta, or text such as 500ms, 30s, 7d"
+    )

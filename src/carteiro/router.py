@@ -102,9 +102,9 @@ class Router:
         """Have the decorated function handle the messages of `topic`, a name or a pattern.
 
         `group`: those who share the messages; the app's name by default; None is a broadcast, where every running
-        process gets its own copy. `type` selects by the message's type. `retry`: how often and for what a failed message
-        is tried again. `timeout`: how long one attempt may run. `idempotency`: do nothing for a second message with
-        the same key. `concurrency`: how many messages one process handles at once; `prefetch`: how many more it holds
+        process gets its own copy. `type` selects by the message's type. `retry`: how often and for what a failed
+        message is tried again. `timeout`: how long one attempt may run. `idempotency`: do nothing for a second message
+        with the same key. `concurrency`: how many messages one process handles at once; `prefetch`: how many more it holds
         ready (by default as many as its pace warrants); `rate_limit`: `"100/m"` for the group as a whole. `batch`: many
         messages in one call. `ordered`: one message of each key at a time, in order. `runs_in`: `"loop"` (the default
         of async functions), `"thread"` (of others) or `"process"`. `retain`: keep the topic's messages for so long
@@ -114,11 +114,15 @@ class Router:
         full = check_pattern(self._prefix + topic)
         for option, value in (("concurrency", concurrency), ("prefetch", prefetch)):
             if value is not None and value < (1 if option == "concurrency" else 0):
-                raise ConfigurationError(f"{option}={value} on `{full}`: {'at least 1' if option == 'concurrency' else 'not negative'}")
+                raise ConfigurationError(
+                    f"{option}={value} on `{full}`: {'at least 1' if option == 'concurrency' else 'not negative'}"
+                )
         if runs_in not in (None, "loop", "thread", "process"):
             raise ConfigurationError(f'runs_in="{runs_in}" on `{full}`: it is "loop", "thread" or "process"')
         if batch is not None and idempotency is not None:
-            raise ConfigurationError(f"`{full}`: a batch cannot have idempotency; handle the messages one by one, or drop it")
+            raise ConfigurationError(
+                f"`{full}`: a batch cannot have idempotency; handle the messages one by one, or drop it"
+            )
         if retain is not None:
             self.topic(topic, retain=retain)
 
@@ -159,7 +163,7 @@ class Router:
         return declare
 
     def topic(self, name: str, *, retain: Duration) -> None:
-        """Keep the messages of `name` for `retain` after they were published, so that groups can start or rewind there."""
+        """Keep the messages of `name` for `retain` after they were published: groups can start or go back there."""
         full = check_topic(self._prefix + name)
         self._retentions[full] = Retention(full, seconds(retain))
 

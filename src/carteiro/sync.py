@@ -1,7 +1,7 @@
 """Publishing from code that has no event loop.
 
-Where the app is open on a loop in another thread of this process, calls go there. Where it is not, the first call starts
-one thread with a loop and a connection of its own, which ends with the process.
+Where the app is open on a loop in another thread of this process, calls go there. Where it is not, the first call
+starts one thread with a loop and a connection of its own, which ends with the process.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def _check(name: str, *, pattern: bool) -> None:
         if not pattern and (word in ("*", "#") or _CAPTURE.fullmatch(word)):
             raise InvalidTopic(f"`{name}` is a pattern: one can subscribe to it, but publishing needs a full name")
         raise InvalidTopic(
-            f"`{name}` is no topic: `{word}` is not a word (no spaces, no empty words; `*`, `#` and `{{name}}` stand alone)"
+            f"`{name}` is no topic: `{word}` is not a word (no spaces, none empty; `*`, `#` and `{{name}}` stand alone)"
         )
 
 

@@ -220,7 +220,7 @@ def test_a_body_that_does_not_fit_is_refused_in_the_validators_own_words(
 
 
 def test_many_errors_are_not_all_told() -> None:
-    with pytest.raises(InvalidBody, match="; and 4 more$"):
+    with pytest.raises(InvalidBody, match=r"; and 4 more$"):
         decoder(list[Order])(message(b"[{},{},{}]"))
 
 

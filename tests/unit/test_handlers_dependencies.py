@@ -1,5 +1,7 @@
 """What `Depends` names: opened, shared, nested, overridden and closed."""
 
+# ruff: noqa: B008  (a marker as a default is what is tested)
+
 import functools
 import gc
 import weakref
@@ -75,6 +77,10 @@ async def awaited() -> str:
     return "awaited"
 
 
+def hides_async() -> Any:
+    return awaited()
+
+
 class Settings:
     def __init__(self, region: str = "br") -> None:
         self.region = region
@@ -105,7 +111,7 @@ async def test_classes_instances_methods_partials_and_lambdas_are_called() -> No
         called: int = Depends(Settings()),
         partial: Settings = Depends(functools.partial(Settings, region="us")),
         empty: dict[str, int] = Depends(dict),
-        hidden: str = Depends(lambda: awaited()),
+        hidden: str = Depends(hides_async),
     ) -> Any:
         return settings.region, scaled, called, partial.region, empty, hidden
 
@@ -315,10 +321,14 @@ async def test_a_failure_keeps_nothing_alive() -> None:
     class Large:
         pass
 
-    large = Large()
-    gone = weakref.ref(large)
+    made: list[weakref.ref[Large]] = []
 
-    async def handle(kept: Annotated[Any, Depends(lambda: large)], session: str = Depends(session)) -> None:
+    def large() -> Large:
+        value = Large()
+        made.append(weakref.ref(value))
+        return value
+
+    async def handle(large: Large = Depends(large), session: str = Depends(session)) -> None:
         raise Boom("no stock")
 
     plan = compile_plan(handle, topic="t")
@@ -326,7 +336,17 @@ async def test_a_failure_keeps_nothing_alive() -> None:
     try:
         with pytest.raises(Boom):
             await plan.call(message())
-        del plan, handle, large
-        assert gone() is None
+        assert made[0]() is None
     finally:
         gc.enable()
+
+
+async def test_the_traceback_of_a_failure_leaves_out_the_closing() -> None:
+    async def handle(unit: str = Depends(unit)) -> None:
+        raise Boom("no stock")
+
+    with pytest.raises(Boom) as caught:
+        await call(handle)
+
+    assert [entry.name for entry in caught.traceback][-1] == "handle"
+    assert "unit" not in [entry.name for entry in caught.traceback]

@@ -1,5 +1,7 @@
 """A handler's parameters: from where they come, and what is refused when the plan is compiled."""
 
+# ruff: noqa: B008  (a marker as a default is what is tested)
+
 from __future__ import annotations
 
 import functools
@@ -74,7 +76,7 @@ async def of_bytes(body: bytes) -> Any:
     return body
 
 
-async def of_nothing_said(body) -> Any:  # type: ignore[no-untyped-def]
+async def of_nothing_said(body) -> Any:
     return body
 
 
@@ -266,7 +268,7 @@ async def test_the_logger_knows_the_message(caplog: pytest.LogCaptureFixture) ->
 async def test_emitted_values_come_with_the_result() -> None:
     async def pay(
         order: Order, stock: Annotated[Emit[str], Topic("stock.released")], audit: Emit[int] = Topic("audit")
-    ):  # type: ignore[no-untyped-def]
+    ):
         stock("a", key="k", headers={"h": "1"}, delay=2)
         audit(1)
         return "paid"
@@ -413,7 +415,7 @@ async def undecodable(logger: logging.Logger) -> None: ...
 async def undecodable_field(order: Order, logger: logging.Logger) -> None: ...
 async def header_type(logger: Annotated[logging.Logger, Header()]) -> None: ...
 async def field_default(n: int = Field(gt=3)) -> None: ...
-async def no_dependency(n=Depends()) -> None: ...  # type: ignore[no-untyped-def]
+async def no_dependency(n=Depends()) -> None: ...
 
 
 @pytest.mark.parametrize(
@@ -452,11 +454,11 @@ def test_a_signature_that_cannot_work_is_refused_with_its_place(
     assert "\n" not in text
 
 
-async def yields_async():  # type: ignore[no-untyped-def]
+async def yields_async():
     yield 1
 
 
-def yields():  # type: ignore[no-untyped-def]
+def yields():
     yield 1
 
 

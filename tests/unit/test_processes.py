@@ -144,34 +144,30 @@ async def test_a_result_that_cannot_be_pickled_is_refused_with_its_type(run: Pro
 
 
 async def test_a_timeout_stops_a_handler_that_never_ends(run: ProcessRunner, pipe: str):
-    spinning = asyncio.create_task(limited(run, pipe))
-    pid = int(await read(pipe))
-    assert not gone(pid)
+    async def limited() -> None:
+        async with asyncio.timeout(None) as limit:
+            spinning.add_done_callback(lambda _: limit.reschedule(0))
+            await run(handlers.spin, pipe)
 
-    spinning.cancel()  # as a deadline does
-    with pytest.raises(asyncio.CancelledError):
-        await spinning
+    spinning = asyncio.create_task(read(pipe))
+    with pytest.raises(TimeoutError):
+        await limited()
 
+    pid = int(spinning.result())
     assert gone(pid)
     assert await run(handlers.pid) != pid
 
 
-async def limited(run: ProcessRunner, pipe: str) -> None:
-    await run(handlers.spin, pipe)
+async def test_a_cancelled_call_stops_its_handler(run: ProcessRunner, pipe: str):
+    spinning = asyncio.create_task(run(handlers.spin, pipe))
+    pid = int(await read(pipe))
+    assert not gone(pid)
 
+    spinning.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await spinning
 
-async def test_asyncio_timeout_stops_a_handler_that_never_ends(run: ProcessRunner, pipe: str):
-    await run.start(handlers.spin)
-    (child,) = run._children
-    assert child.pid is not None
-
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(None) as limit:
-            reading = asyncio.create_task(read(pipe))
-            reading.add_done_callback(lambda _: limit.reschedule(0))
-            await run(handlers.spin, pipe)
-
-    assert gone(child.pid)
+    assert gone(pid)
 
 
 async def test_a_cancelled_call_that_waits_for_a_process_leaves_the_others_alone(run: ProcessRunner, tmp_path: Path):
@@ -284,6 +280,26 @@ async def test_closing_while_a_process_starts_leaves_none_behind():
     assert child.pid is None or gone(child.pid)
 
 
+def test_all_of_it_holds_on_uvloop_too(pipe: str):
+    async def life() -> None:
+        run = ProcessRunner(1, "thumbnail")
+        assert await run(handlers.repeat, b"xy", 2_500_000) == b"xy" * 2_500_000
+        with pytest.raises(WorkerLost, match="exited with code 3"):
+            await run(handlers.exit_with_three)
+        spinning = asyncio.create_task(run(handlers.spin, pipe))
+        pid = int(await read(pipe))
+        spinning.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await spinning
+        assert gone(pid)
+        last = await run(handlers.pid)
+        await run.close(grace=60)
+        assert gone(last)
+
+    uvloop = pytest.importorskip("uvloop")
+    uvloop.run(life())
+
+
 def script(path: Path, body: str) -> list[str]:
     path.write_text(textwrap.dedent(body))
     return [sys.executable, str(path)]
@@ -356,11 +372,11 @@ async def test_a_process_ends_with_a_parent_that_is_killed(tmp_path: Path):
             asyncio.run(ProcessRunner(1, "spin")(spin, {ready!r}, {held!r}))
         """,
     )
-    parent = subprocess.Popen(command)
+    parent = await asyncio.create_subprocess_exec(*command)
     holding = asyncio.create_task(read(held))
     await read(ready)
 
     parent.kill()
-    await asyncio.to_thread(parent.wait)
+    await parent.wait()
 
     assert await holding == ""

@@ -1,6 +1,7 @@
 """Which message is being handled here: what a publish inside a handler takes its correlation id from.
 
-The context variable is set once for each slot, not for each message; tasks and threads that a handler starts inherit it.
+The context variable is set once for each slot, not for each message; tasks and threads that a handler starts inherit
+it.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ class Current:
         self.message: Message | None = None
 
 
-current: ContextVar[Current] = ContextVar("carteiro_current", default=Current())
+current: ContextVar[Current] = ContextVar("carteiro_current")
 
 
 def current_correlation_id() -> str | None:
-    message = current.get().message
-    return None if message is None else message.correlation_id
+    here = current.get(None)
+    return None if here is None or here.message is None else here.message.correlation_id

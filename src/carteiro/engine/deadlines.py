@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-
 from collections.abc import Awaitable
 from typing import TypeVar
 

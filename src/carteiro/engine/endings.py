@@ -13,7 +13,7 @@ import msgspec
 from carteiro.engine.deadlines import Deadlines
 from carteiro.engine.failures import after_failure, describe
 from carteiro.engine.routes import Handler
-from carteiro.handlers.codecs import encode
+from carteiro.handlers.codecs import Codec, encode
 from carteiro.handlers.injected import Emitted
 from carteiro.handlers.running import Called
 from carteiro.message import (
@@ -45,7 +45,7 @@ class Surroundings(msgspec.Struct, eq=False):
     deadlines: Deadlines
     store: Store | None = None
     intercept: Intercept | None = None
-    codec: str = "json"
+    codec: Codec = "json"
     stopping: bool = False
 
     def expired(self, headers: Mapping[str, str]) -> bool:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import traceback
 from pathlib import Path
 
-from carteiro.errors import InvalidBody, NoHandler, Reject, RetryLater, WorkerLost
-from carteiro.message import Action, Delivery, Failure, Outcome
 from carteiro.durations import seconds
+from carteiro.errors import InvalidBody, InvalidHandler, NoHandler, Reject, RetryLater, Unencodable, WorkerLost
+from carteiro.message import Action, Delivery, Failure, Outcome
 from carteiro.policies.retry import Retry
 
 _OURS = str(Path(__file__).parent.parent)
-_HOPELESS = (InvalidBody, NoHandler, Reject)
+_HOPELESS = (InvalidBody, InvalidHandler, NoHandler, Reject, Unencodable)
 
 
 def describe(error: BaseException) -> str:
@@ -28,9 +28,7 @@ def lost_with_worker(delivery: Delivery, now: float) -> Outcome:
     """The outcome for a message whose last permitted attempt never ended."""
     times = "once" if delivery.lost == 1 else f"{delivery.lost} times"
     error = WorkerLost(f"the worker died or lost its lease {times} while it held this message")
-    return Outcome(
-        delivery, Action.DEAD, failure=Failure(delivery.message.attempt - 1, now, describe(error), "")
-    )
+    return Outcome(delivery, Action.DEAD, failure=Failure(delivery.message.attempt - 1, now, describe(error), ""))
 
 
 def after_failure(delivery: Delivery, error: BaseException, retry: Retry, now: float) -> Outcome:

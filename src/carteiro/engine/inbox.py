@@ -1,8 +1,8 @@
 """Replies: many requests in flight over one inbox.
 
 An inbox is an ephemeral subscription to `$reply.<process>.*`. Each request gets a topic of its own under it, as its
-`reply-to`; whoever answers publishes there, and what comes is handed to whoever waits for that topic. A reply that nobody
-waits for any more is dropped.
+`reply-to`; whoever answers publishes there, and what comes is handed to whoever waits for that topic. A reply that
+nobody waits for any more is dropped.
 """
 
 from __future__ import annotations

@@ -63,7 +63,9 @@ class Intake:
                 raise
             except Exception as error:
                 self.trouble = str(error)
-                log.warning("no messages come in, trying again: %s", error, exc_info=not isinstance(error, BrokerUnavailable))
+                log.warning(
+                    "no messages come in, trying again: %s", error, exc_info=not isinstance(error, BrokerUnavailable)
+                )
                 await self._clock.sleep(reconnect_wait(tries))
                 tries += 1
                 continue

@@ -1,8 +1,8 @@
 """Running a handler in a context of its own, without a task of its own.
 
-A task a message costs more than all else that the engine does for it. Handlers therefore run inside the long-lived task of
-their slot; what a task would have given them besides, a fresh set of context variables, they get here: each step of the
-coroutine runs in one copy of the slot's context, so that nothing a handler sets reaches the next message.
+A task a message costs more than all else that the engine does for it. Handlers therefore run inside the long-lived task
+of their slot; what a task would have given them besides, a fresh set of context variables, they get here: each step of
+the coroutine runs in one copy of the slot's context, so that nothing a handler sets reaches the next message.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """How one subscription runs: what is fetched for it, what is being handled, how much room there is.
 
-A lane *holds* a delivery from its fetch until it is settled. Held deliveries wait in a buffer for a *slot*: one of up to
-`concurrency` long-lived tasks that serve the buffer. Slots are started when there is work for them and kept; each wakes
-the next only while something waits, so handlers that never await are run by one slot in one go. How a slot serves the
-buffer, message by message or in batches, is given to the lane.
+A lane *holds* a delivery from its fetch until it is settled. Held deliveries wait in a buffer for a *slot*: one of up
+to `concurrency` long-lived tasks that serve the buffer. Slots are started when there is work for them and kept; each
+wakes the next only while something waits, so handlers that never await are run by one slot in one go. How a slot serves
+the buffer, message by message or in batches, is given to the lane.
 
 Room is what the intake may fetch: capacity + prefetch, less what is held. That is all there is of backpressure.
 """
@@ -31,6 +31,9 @@ AHEAD: Final = 0.1
 """An adaptive prefetch holds what is handled in so many seconds, at most MOST_AHEAD messages."""
 
 MOST_AHEAD: Final = 4000
+
+MOST_AT_ONCE: Final = 1000
+"""A fetch takes no more: so the next is claimed while this one is handled."""
 
 
 class Lane:
@@ -93,7 +96,7 @@ class Lane:
 
     def room(self) -> int:
         """How many deliveries may be fetched now."""
-        return self._capacity + self._prefetch - len(self.held)
+        return min(MOST_AT_ONCE, self._capacity + self._prefetch - len(self.held))
 
     def put(self, deliveries: Sequence[Delivery]) -> None:
         """Take what was fetched."""
@@ -110,7 +113,7 @@ class Lane:
         for delivery in deliveries:
             held.pop(delivery, None)
         self.handled += len(deliveries)
-        if len(self.buffer) * 2 <= self._prefetch:
+        if not self.buffer or self.room() * 4 >= min(self._prefetch, MOST_AT_ONCE):
             self.hungry()
 
     def adapt(self) -> None:
@@ -192,7 +195,7 @@ class Lane:
         while not self.stopping:
             self._waking = False
             if await self._serve(self):
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # noqa: TID251 (no time passes: others get their turn)
                 continue
             waiter = loop.create_future()
             self._idle.append(waiter)

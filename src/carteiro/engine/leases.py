@@ -1,7 +1,7 @@
 """Keeps the leases of what is held, however long it runs.
 
-Whatever is held longer than a third of its lease is renewed, all in one call. What only waits in a buffer for that long is
-handed back instead: others may have time for it. While nothing is held there is no timer.
+Whatever is held longer than a third of its lease is renewed, all in one call. What only waits in a buffer for that long
+is handed back instead: others may have time for it. While nothing is held there is no timer.
 """
 
 from __future__ import annotations

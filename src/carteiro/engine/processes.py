@@ -105,7 +105,6 @@ class ProcessRunner:
             await asyncio.wait(ended)
         if self._starts:
             await asyncio.wait(self._starts)
-        atexit.unregister(self._kill)
 
     async def _acquire(self, function: Callable[..., Any]) -> _Child:
         if self._closed:
@@ -114,11 +113,11 @@ class ProcessRunner:
             return self._idle.pop()
         waiter: asyncio.Future[_Child] = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
-        if len(self._starts) < len(self._waiting):
-            self._grow(function)
         try:
+            if len(self._starts) < len(self._waiting):
+                self._grow(function)
             return await waiter
-        except asyncio.CancelledError:
+        except BaseException:
             if not waiter.cancel() and not waiter.cancelled() and waiter.exception() is None:
                 self._release(waiter.result())
             raise
@@ -135,8 +134,6 @@ class ProcessRunner:
         """Start one more child, if there is room for it."""
         if self._closed or len(self._children) == self._size:
             return
-        if not self._children:
-            atexit.register(self._kill)
         child = _Child(self._name)
         self._children.add(child)
         self._starts.add(asyncio.get_running_loop().create_task(self._start(child, function)))
@@ -263,7 +260,10 @@ def _watch(
     try:
         process.start()
         theirs.close()
+        # `multiprocessing` would send SIGTERM at exit, and then wait. What is registered after its own comes before it.
+        atexit.register(process.kill)
         process.join()
+        atexit.unregister(process.kill)
         ending = _describe(process.exitcode)
     except Exception as error:
         theirs.close()
@@ -284,8 +284,10 @@ def _describe(code: int | None) -> str:
         return "ended without an exit code"
     if code >= 0:
         return f"exited with code {code}"
-    name = signal.Signals(-code).name
-    return f"was killed by {name}" + (" (has the machine run out of memory?)" if name == "SIGKILL" else "")
+    if code == -signal.SIGKILL:
+        return "was killed by SIGKILL (has the machine run out of memory?)"
+    names = {number.value: number.name for number in signal.Signals}
+    return f"was killed by {names.get(-code, f'signal {-code}')}"
 
 
 def _request(name: str, function: Callable[..., Any], args: tuple[Any, ...]) -> bytes:

@@ -110,7 +110,9 @@ class Publisher:
 
     def _unrouted(self, message: Outgoing, mandatory: bool) -> None:
         if mandatory:
-            raise Unroutable(f"no group gets `{message.topic}`: start a worker that subscribes to it, or drop mandatory=True")
+            raise Unroutable(
+                f"no group gets `{message.topic}`: start a worker that subscribes to it, or drop mandatory=True"
+            )
         count = self.unrouted[message.topic] = self.unrouted.get(message.topic, 0) + 1
         if count == 1:
             log.warning("no group gets `%s`: what is published to it is gone (said once a topic)", message.topic)

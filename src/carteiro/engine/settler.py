@@ -16,7 +16,7 @@ from carteiro.ports.store import Store
 
 log = logging.getLogger("carteiro.worker")
 
-LARGEST = 2000
+LARGEST = 5000
 
 
 class Settler:
@@ -76,4 +76,3 @@ class Settler:
                 run, of = [], delivery.subscription
             run.append(delivery)
         self.lanes[of].settled(run)
-

@@ -157,7 +157,7 @@ class ThreadRunner:
         self._serving -= 1
         self._abandoned += 1
         log.warning(
-            '`%s` was given up, but no thread can be stopped: it runs on, as %d do now; runs_in="process" can be stopped',
+            '`%s` was given up, but no thread can be stopped: %d run on; with runs_in="process" it could be stopped',
             self._name,
             self._abandoned,
         )

@@ -88,7 +88,7 @@ class Worker:
         self._stop_requested.set()
 
     async def stop(self, grace: float) -> None:
-        """Stop within about `grace` seconds; returns when all is settled and closed. After `kill` there is nothing to do."""
+        """Stop within about `grace` seconds; returns when all is settled and closed. After `kill` it does nothing."""
         if self._killed:
             return
         intake, leases = self._tasks

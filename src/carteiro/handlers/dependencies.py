@@ -84,7 +84,7 @@ async def open_all(steps: Sequence[Step], slots: Slots, opened: Opened) -> None:
 async def close_all(opened: Opened, error: BaseException | None) -> BaseException | None:
     """Close in reverse order. Returns what is to be raised in the end, if anything."""
     for name, generator in reversed(opened):
-        traceback = error and error.__traceback__
+        traceback = None if error is None else error.__traceback__
         try:
             if type(generator) is GeneratorType:
                 _resume(generator, error)
@@ -119,7 +119,7 @@ def open_all_in_thread(steps: Sequence[Step], slots: Slots, opened: Opened) -> N
 def close_all_in_thread(opened: Opened, error: BaseException | None) -> BaseException | None:
     """As `close_all`, where there is nothing to await."""
     for name, generator in reversed(opened):
-        traceback = error and error.__traceback__
+        traceback = None if error is None else error.__traceback__
         try:
             _resume(generator, error)
         except StopIteration:

@@ -7,7 +7,7 @@ no `try`; nothing looks at a signature, a context variable or a thread unless th
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -43,7 +43,7 @@ class Plan:
 
     name: str
     place: str
-    call: Callable[[Message], Awaitable[Any]]
+    call: Callable[[Message], Coroutine[Any, Any, Any]]
     emits: bool
     body_type: Any
     returns: Any
@@ -59,7 +59,7 @@ class BatchPlan:
     name: str
     place: str
     decode: Callable[[Message], Any]
-    call: Callable[[Sequence[Message], Sequence[Any]], Awaitable[Any]]
+    call: Callable[[Sequence[Message], Sequence[Any]], Coroutine[Any, Any, Any]]
     emits: bool
     body_type: Any
     returns: Any
@@ -128,7 +128,7 @@ def _nothing(message: Message) -> None:
 
 def _compile(
     function: Function, wiring: Wiring, sources: Sources, call_sync: CallSync | None, whole_thread: bool
-) -> tuple[Call, Callable[[Any], Awaitable[Any]]]:
+) -> tuple[Call, Callable[[Any], Coroutine[Any, Any, Any]]]:
     where = f"handler {describe(function)}"
     if is_generator(function) or is_async_generator(function):
         raise InvalidHandler(f"{where} yields: a handler returns its result, and publishes several through `Emit`")

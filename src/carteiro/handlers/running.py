@@ -6,7 +6,7 @@ Each way is a *runner*: it takes a function and gives one whose result can be aw
 from __future__ import annotations
 
 import pickle
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import CoroutineType
@@ -30,7 +30,7 @@ from carteiro.handlers.injected import Emitted
 from carteiro.handlers.signature import name_of
 from carteiro.handlers.wiring import Call, Function, Wiring
 
-Runner = Callable[[Callable[[Any], Any]], Callable[[Any], Awaitable[Any]]]
+Runner = Callable[[Callable[[Any], Any]], Callable[[Any], Coroutine[Any, Any, Any]]]
 
 
 class CallSync(Protocol):
@@ -99,12 +99,12 @@ def _enter(
 # -- runners -------------------------------------------------------------------------------------------------------
 
 
-def as_it_is(function: Callable[[Any], Any]) -> Callable[[Any], Awaitable[Any]]:
+def as_it_is(function: Callable[[Any], Any]) -> Callable[[Any], Coroutine[Any, Any, Any]]:
     """An async function's result can be awaited already."""
     return function
 
 
-def inline(function: Callable[[Any], Any]) -> Callable[[Any], Awaitable[Any]]:
+def inline(function: Callable[[Any], Any]) -> Callable[[Any], Coroutine[Any, Any, Any]]:
     """A sync function on the loop."""
 
     async def run(argument: Any) -> Any:
@@ -115,7 +115,7 @@ def inline(function: Callable[[Any], Any]) -> Callable[[Any], Awaitable[Any]]:
 
 
 def in_thread(call_sync: CallSync) -> Runner:
-    def runner(function: Callable[[Any], Any]) -> Callable[[Any], Awaitable[Any]]:
+    def runner(function: Callable[[Any], Any]) -> Callable[[Any], Coroutine[Any, Any, Any]]:
         async def run(argument: Any) -> Any:
             result = await call_sync(function, argument)
             return await result if type(result) is CoroutineType else result
@@ -133,7 +133,9 @@ def arguments(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any
 def across(call_sync: CallSync, function: Function, where: str) -> Runner:
     """`function`, in a process, on the `arguments` that come from this one."""
 
-    def runner(collect: Callable[[Any], tuple[tuple[Any, ...], Mapping[str, Any]]]) -> Callable[[Any], Awaitable[Any]]:
+    def runner(
+        collect: Callable[[Any], tuple[tuple[Any, ...], Mapping[str, Any]]],
+    ) -> Callable[[Any], Coroutine[Any, Any, Any]]:
         async def run(argument: Any) -> Any:
             args, kwargs = collect(argument)
             try:
@@ -181,7 +183,7 @@ def _unpicklable(value: Any) -> str | None:
 # -- whole plans ---------------------------------------------------------------------------------------------------
 
 
-def on_loop(ready: Ready, runner: Runner) -> Callable[[Any], Awaitable[Any]]:
+def on_loop(ready: Ready, runner: Runner) -> Callable[[Any], Coroutine[Any, Any, Any]]:
     """Dependencies on the loop, the handler by `runner`."""
     if ready.simple:
         return runner(ready.direct)

@@ -1,9 +1,9 @@
 """Doing a thing once though it is asked for twice.
 
-Before the handler runs, a *claim* is put in the store by compare-and-set; the ack turns it into a *done* mark in its own
-commit. A second delivery that meets a done mark is acked without a call; one that meets another's claim steps back and is
-delivered again a little later. The message that made a claim takes it over when it is redelivered, so a worker that died
-blocks nobody for longer than its lease; a message that fails gives its claim back with the outcome.
+Before the handler runs, a *claim* is put in the store by compare-and-set; the ack turns it into a *done* mark in its
+own commit. A second delivery that meets a done mark is acked without a call; one that meets another's claim steps back
+and is delivered again a little later. The message that made a claim takes it over when it is redelivered, so a worker
+that died blocks nobody for longer than its lease; a message that fails gives its claim back with the outcome.
 """
 
 from __future__ import annotations

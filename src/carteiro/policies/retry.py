@@ -28,7 +28,9 @@ def exponential(
     """
     first, most = seconds(base), float("inf") if cap is None else seconds(cap)
     if first <= 0 or factor < 1:
-        raise ConfigurationError(f"exponential({base}, factor={factor}): the base must be over 0, the factor at least 1")
+        raise ConfigurationError(
+            f"exponential({base}, factor={factor}): the base must be over 0, the factor at least 1"
+        )
 
     def backoff(failures: int) -> float:
         try:
@@ -67,7 +69,9 @@ class Retry(msgspec.Struct, frozen=True):
             raise ConfigurationError(f"Retry(attempts={self.attempts}): the first attempt counts, so at least 1")
         for option in ("on", "not_on"):
             kinds = getattr(self, option)
-            if not isinstance(kinds, tuple) or not all(isinstance(k, type) and issubclass(k, BaseException) for k in kinds):
+            if not isinstance(kinds, tuple) or not all(
+                isinstance(k, type) and issubclass(k, BaseException) for k in kinds
+            ):
                 raise ConfigurationError(f"Retry({option}=…) takes a tuple of exception types, not {kinds!r}")
         if self.max_age is not None:
             seconds(self.max_age)

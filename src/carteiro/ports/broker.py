@@ -108,9 +108,7 @@ class Inspector(Protocol):
         """Oldest first; of every queue when `queue` is None."""
         ...
 
-    async def replay(
-        self, queue: str, *, ids: Sequence[str] | None = None, body: bytes | None = None
-    ) -> int:
+    async def replay(self, queue: str, *, ids: Sequence[str] | None = None, body: bytes | None = None) -> int:
         """Send dead letters (all of the queue when `ids` is None) back to the group that failed, and to no other.
 
         They start at attempt 1, with `body` in place of their own if given. Returns how many.

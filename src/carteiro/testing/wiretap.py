@@ -96,6 +96,7 @@ class _Consumer:
     async def fetch(self, room: Mapping[Subscription, int]) -> Sequence[Delivery]:
         if self._dead:
             await asyncio.Event().wait()
+        self._tap.activity += 1
         deliveries = await self._inner.fetch(room)
         self._tap.activity += 1
         if self._tap.crashes_at("claimed", deliveries):

@@ -91,7 +91,7 @@ class MemoryBroker:
 
     async def purge(self, topic: str, group: str) -> int:
         """Raises BrokerError for an unknown group."""
-        return self._state.queue(Subscription(topic, group)).purge(self._state.clock.time())
+        return self._state.queue(Subscription(topic, group)).drop(self._state.clock.time(), lambda _: True)
 
     async def remove_group(self, topic: str, group: str) -> None:
         self._state.remove(Subscription(topic, group))

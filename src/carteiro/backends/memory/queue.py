@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
+from collections.abc import Callable
 
 from carteiro.message import Delivery, Failure, Message, Outgoing, Subscription
 from carteiro.ports.broker import GroupStatus
@@ -134,18 +135,19 @@ class Queue:
         elif line[0].id > row.id:
             heapq.heappush(self._due, (line[0].visible_at, line[0].id))
 
-    def purge(self, now: float) -> int:
-        """Drop what is not in flight."""
-        dropped = [id for id, row in self.rows.items() if not row.is_in_flight(now)]
+    def drop(self, now: float, unwanted: Callable[[Row], bool]) -> int:
+        """Drop those of what is not in flight; returns how many."""
+        dropped = [id for id, row in self.rows.items() if not row.is_in_flight(now) and unwanted(row)]
         for id in dropped:
             del self.rows[id]
         self._rebuild()
         return len(dropped)
 
     def waiting(self, now: float) -> list[Row]:
-        """What is not in flight, the next first."""
-        rows = (row for row in self.rows.values() if not row.is_in_flight(now))
-        return sorted(rows, key=lambda row: (row.visible_at, row.id))
+        """What is not in flight: first what can be claimed next, and last what is behind another of its key."""
+        rows = [row for row in self.rows.values() if not row.is_in_flight(now)]
+        heads = sorted((row for row in rows if self._is_head(row)), key=lambda row: (row.visible_at, row.id))
+        return heads + [row for row in rows if not self._is_head(row)]
 
     def status(self, now: float, *, dead: int, consumers: int) -> GroupStatus:
         waiting = delayed = retrying = in_flight = 0

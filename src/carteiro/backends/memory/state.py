@@ -112,17 +112,21 @@ class State:
     def _deliver_again(self, queue: Queue, since: float) -> int:
         """Add what the logs hold since then, in the order published, but for what the queue has still to do."""
         now = self.clock.time()
-        pending = {row.publication for row in queue.rows.values()}
-        found: list[_Published] = []
+        found: dict[int, _Published] = {}
         for topic, log in self._logs.items():
             if matches(queue.subscription.topic, topic):
                 log.expire(now)
-                found += (one for one in log.kept if one.published >= since and one.publication not in pending)
-        for one in sorted(found, key=lambda one: one.publication):
+                found |= {one.publication: one for one in log.kept if one.published >= since}
+        dropped = 0
+        if queue.subscription.ordered:
+            # What still waits is put back into its place among what comes again, so that each key's order holds.
+            dropped = queue.drop(now, lambda row: row.message.key is not None and row.publication in found)
+        again = sorted(found.keys() - {row.publication for row in queue.rows.values()})
+        for one in map(found.__getitem__, again):
             visible_at = max(now, one.published + one.message.delay)
             queue.add(Row(next(self._rows), one.publication, one.message, one.published, visible_at))
         self._wake(queue)
-        return len(found)
+        return len(again) - dropped
 
     # -- publish ---------------------------------------------------------------------------------------------------
 
@@ -246,7 +250,7 @@ class State:
         for letter, queue in zip(letters, queues, strict=True):
             _, row = self.dead.pop(letter.id)
             message = row.message if body is None else msgspec.structs.replace(row.message, body=body)
-            queue.add(Row(next(self._rows), row.publication, message, row.published, now))
+            queue.add(Row(next(self._rows), next(self._publications), message, row.published, now))
             self._wake(queue)
 
     def _wake(self, queue: Queue) -> None:

@@ -7,8 +7,9 @@ a transaction each has its savepoint, so that one that fails takes no other with
 A *fetch* that finds nothing stays here, *parked*. In each transaction the fetches come last, so that what a publish
 brings is claimed in the publish's own commit. Otherwise the thread looks again when another process has committed
 (`PRAGMA data_version`, 4 µs a look), or when the earliest `visible_at` of what is waited for has come. It looks every
-2 ms, and less often the longer nothing has happened; without a parked fetch it does not look at all. Whether a fetch
-could get something is read without the lock, so that processes that wait do not stand in the way of those that work.
+2 ms while something happens, and then waits for a write to the file (see `mailbox.py`); without a parked fetch it does
+not look at all. Whether a fetch could get something is read without the lock, so that processes that wait do not stand
+in the way of those that work.
 
 What a crash leaves: SQLite rolls back the open transaction, nobody was answered, and every lease ends by itself.
 """
@@ -23,7 +24,6 @@ import sqlite3
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -31,16 +31,16 @@ import msgspec
 from carteiro.backends.sqlite import claims
 from carteiro.backends.sqlite.connection import Location, open_reader
 from carteiro.backends.sqlite.keeper import Keeper
+from carteiro.backends.sqlite.mailbox import Mailbox, open_mailbox
 from carteiro.backends.sqlite.mishaps import explain
 from carteiro.backends.sqlite.session import Session
 from carteiro.errors import CarteiroError, NotConnected
 from carteiro.message import Delivery, Subscription
-from carteiro.ports.clock import Clock
+from carteiro.ports.clock import Clock, SystemClock
 
 T = TypeVar("T")
 
-# Seconds between two looks, and how many looks in vain before the next pace: 2 ms for a second, then 5 ms for five.
-_PACES: Final = ((0.002, 500), (0.005, 1_500), (0.010, math.inf))
+_UNSEEN: Final = -1
 
 _encode = msgspec.json.Encoder().encode
 _decode_ids = msgspec.json.Decoder(list[int]).decode
@@ -70,10 +70,24 @@ class Fetch:
         self.unwanted = unwanted
 
 
+class _Pace(msgspec.Struct, frozen=True):
+    """Seconds between two looks, until so many were in vain; `watch`: a write to the file cuts the wait short."""
+
+    seconds: float
+    looks: float
+    watch: bool = False
+
+
+# A commit can be read some milliseconds after its write is seen: after a write, look often for a while.
+_WATCHING: Final = (_Pace(0.001, 20), _Pace(0.002, 80), _Pace(0.1, math.inf, watch=True))
+_LOOKING: Final = (_Pace(0.002, 500), _Pace(0.005, 2_000), _Pace(0.010, math.inf))
+
+
 class _Stop(msgspec.Struct, frozen=True):
     """The last thing in the queue."""
 
 
+_Mailbox = Mailbox["Request | Fetch | _Stop | None"]
 _Answer = tuple["Request | Fetch", Any, BaseException | None]
 
 
@@ -84,7 +98,7 @@ class Database:
         self.location = location
         self.clock = clock
         self.keeper = Keeper()
-        self._queue: SimpleQueue[Request | Fetch | _Stop | None] = SimpleQueue()
+        self._mailbox: _Mailbox | None = None
         self._users = 0
         self._opening = asyncio.Lock()
         self._thread: threading.Thread | None = None
@@ -93,16 +107,15 @@ class Database:
     async def open(self) -> None:
         """Raises BrokerUnavailable, BrokerCorrupted or BrokerError, each naming the file, the cause and the way out."""
         async with self._opening:
-            if self._thread is None:
-                opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-                self._queue = SimpleQueue()
-                worker = _Worker(self.location, self.clock, self._queue, self.keeper)
+            if self._mailbox is None:
+                opened: asyncio.Future[_Mailbox] = asyncio.get_running_loop().create_future()
+                worker = _Worker(self.location, self.clock, self.keeper)
                 # A daemon: a program that ends without closing ends; what it was not answered for was not promised.
                 thread = threading.Thread(
                     target=worker.run, args=(opened,), name=f"carteiro {self.location.path}", daemon=True
                 )
                 thread.start()
-                await opened
+                self._mailbox = await opened
                 self._thread, self._process = thread, os.getpid()
             self._users += 1
 
@@ -110,11 +123,11 @@ class Database:
         """Commit what is queued; with the last user, fail what is parked, put the log into the file and close it."""
         async with self._opening:
             self._users -= 1
-            if self._users == 0 and self._thread is not None:
-                thread, self._thread = self._thread, None
-                self._queue.put(_Stop())
+            if self._users == 0 and self._mailbox is not None and self._thread is not None:
+                mailbox, self._mailbox = self._mailbox, None
+                mailbox.put(_Stop())
                 if self._process == os.getpid():
-                    await asyncio.to_thread(thread.join)
+                    await asyncio.to_thread(self._thread.join)
 
     async def write(self, work: Callable[[Session], T]) -> T:
         """Run `work` in a transaction; returns when it is committed."""
@@ -132,7 +145,7 @@ class Database:
 
     async def inspect(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` on a connection of its own, beside the thread: for what may take long, as counting a million."""
-        self._check_open()
+        self._open_mailbox()
 
         def look() -> T:
             try:
@@ -144,48 +157,49 @@ class Database:
         return await asyncio.to_thread(look)
 
     def put(self, request: Request | Fetch) -> None:
-        self._check_open()
-        self._queue.put(request)
+        self._open_mailbox().put(request)
 
     def wake(self) -> None:
         """Make the thread look around: the keeper has something new to keep, or a fetch is no longer wanted."""
-        if self._thread is not None:
-            self._queue.put(None)
+        if self._mailbox is not None:
+            self._mailbox.put(None)
 
-    def _check_open(self) -> None:
-        if self._thread is None:
+    def _open_mailbox(self) -> _Mailbox:
+        if self._mailbox is None:
             raise NotConnected(f"the broker's file `{self.location.path}` is not open: connect first")
         if self._process != os.getpid():
             raise NotConnected(
                 f"the broker's file `{self.location.path}` was opened before this process was forked: "
                 "connect in the child, with a broker of its own"
             )
+        return self._mailbox
 
 
 class _Worker:
     """What runs in the thread."""
 
-    def __init__(
-        self, location: Location, clock: Clock, queue: SimpleQueue[Request | Fetch | _Stop | None], keeper: Keeper
-    ) -> None:
+    def __init__(self, location: Location, clock: Clock, keeper: Keeper) -> None:
         self._location = location
         self._clock = clock
-        self._queue = queue
         self._keeper = keeper
         self._parked: list[Fetch] = []
         self._answers: list[_Answer] = []
-        self._seen = -1  # the data version at the last look
+        self._seen = _UNSEEN  # the data version at the last look
         self._next_due: float | None = None  # microseconds: when the next that is waited for becomes visible
         self._quiet = 0  # looks in vain
 
-    def run(self, opened: asyncio.Future[None]) -> None:
+    def run(self, opened: asyncio.Future[_Mailbox]) -> None:
         loop = opened.get_loop()
         try:
             self._session = Session(self._location, self._clock)
+            self._mailbox: _Mailbox = open_mailbox(self._location.path)
         except BaseException as error:
             _call(loop, _fail, opened, explain(error, self._location.path))
             return
-        _call(loop, _succeed, opened)
+        # What moves a clock that is held is no write to the file: there, only looking helps.
+        watching = self._mailbox.watches and isinstance(self._clock, SystemClock)
+        self._paces = _WATCHING if watching else _LOOKING
+        _call(loop, _succeed, opened, self._mailbox)
         stopping = False
         while not stopping:
             requests, stopping = self._gather(self._pause())
@@ -195,27 +209,30 @@ class _Worker:
     def _gather(self, timeout: float) -> tuple[list[Request], bool]:
         """Wait up to `timeout` seconds for something to do, and take all that is there."""
         requests: list[Request] = []
-        try:
-            item = self._queue.get(timeout=timeout)
-            while True:
-                if isinstance(item, _Stop):
-                    return requests, True
-                if isinstance(item, Fetch):
-                    self._parked.append(item)
-                    self._seen = -1
-                elif item is not None:
-                    requests.append(item)
-                item = self._queue.get_nowait()
-        except Empty:
-            return requests, False
+        stopping = False
+        items, written = self._mailbox.take(timeout, watch=bool(self._parked) and self._pace().watch)
+        for item in items:
+            if isinstance(item, Request):
+                requests.append(item)
+            elif isinstance(item, Fetch):
+                self._parked.append(item)
+                self._seen = _UNSEEN
+            elif isinstance(item, _Stop):
+                stopping = True
+        if written:
+            self._quiet = 0
+        return requests, stopping
 
     def _pause(self) -> float:
         if not self._parked:
             return self._keeper.pause(self._session)
-        pace = next(seconds for seconds, looks in _PACES if self._quiet < looks)
+        pause = self._pace().seconds
         if self._next_due is None:
-            return pace
-        return min(max(self._next_due / 1_000_000 - self._clock.time(), 0.0), pace)
+            return pause
+        return min(max(self._next_due / 1_000_000 - self._clock.time(), 0.0), pause)
+
+    def _pace(self) -> _Pace:
+        return next(pace for pace in self._paces if self._quiet < pace.looks)
 
     def _turn(self, requests: list[Request]) -> None:
         """One round: a transaction if there is anything to write, else a look."""
@@ -224,6 +241,8 @@ class _Worker:
         try:
             if any(request.writes for request in requests) or self._keeper.is_due(self._session):
                 self._commit(requests)
+                self._answer()
+                self._keeper.shrink(self._session)
             else:
                 if requests:
                     self._read(requests)
@@ -356,12 +375,12 @@ def _resolve(answers: Sequence[_Answer]) -> None:
             one.future.set_result(result)
 
 
-def _succeed(opened: asyncio.Future[None]) -> None:
+def _succeed(opened: asyncio.Future[_Mailbox], mailbox: _Mailbox) -> None:
     if not opened.done():
-        opened.set_result(None)
+        opened.set_result(mailbox)
 
 
-def _fail(opened: asyncio.Future[None], error: BaseException) -> None:
+def _fail(opened: asyncio.Future[_Mailbox], error: BaseException) -> None:
     if not opened.done():
         opened.set_exception(error)
 

@@ -8,16 +8,19 @@ parts, so that the file holds what is there and not what once was.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 from typing import Final
 
+from carteiro.backends.sqlite.mishaps import is_busy
 from carteiro.backends.sqlite.session import Session, micros
 from carteiro.message import Subscription
 
 LIFETIME: Final = micros(30)
 _BEAT: Final = micros(10)
+_SOON: Final = micros(0.25)
 _SPARE_PAGES: Final = 1_000  # left free in the file: 4 MB for the next messages
-_VACUUM_PAGES: Final = 2_000  # given back in one transaction: about 5 ms
+_VACUUM_PAGES: Final = 500  # given back at once: some milliseconds every `_SOON`, about 2% of a busy thread
 _LIMIT: Final = 5_000  # rows of the statements `expire_…`
 
 
@@ -28,6 +31,7 @@ class Keeper:
         self._ephemeral: dict[Subscription, None] = {}
         self._consumers: dict[str, Sequence[Subscription]] = {}
         self._next = 0
+        self._shrunk = 0  # the value of `_next` at the last `shrink`
 
     def keep(self, subscription: Subscription) -> None:
         """Renew an ephemeral subscription until it is dropped."""
@@ -59,13 +63,29 @@ class Keeper:
         if session.now >= self._next:
             self._next = session.now + _BEAT
             self._beat(session)
-            if self._clear(session) or self._shrink(session):
-                self._next = session.now + _BEAT // 100
+            if self._clear(session):
+                self._next = session.now + _SOON
         elif session.now >= session.routes.earliest_expiry:
             # What the cache holds as expired its own process may have renewed since.
             session.routes.load(session.connection, session.routes.version)
             if session.now >= session.routes.earliest_expiry:
                 remove_expired(session)
+
+    def shrink(self, session: Session) -> None:
+        """After a commit: give free pages back, once a round and some at a time."""
+        if self._next == self._shrunk:
+            return
+        self._shrunk = self._next
+        (free,) = session.connection.execute("PRAGMA freelist_count").fetchone()
+        if free <= _SPARE_PAGES:
+            return
+        try:
+            # As a script, for it is a step a page, and `execute` takes only one of a statement without columns.
+            session.connection.executescript(f"PRAGMA incremental_vacuum({min(free - _SPARE_PAGES, _VACUUM_PAGES)})")
+        except sqlite3.OperationalError as error:
+            if not is_busy(error):
+                raise
+        self._next = self._shrunk = session.now + _SOON
 
     def _beat(self, session: Session) -> None:
         until = session.now + LIFETIME
@@ -87,15 +107,6 @@ class Keeper:
         tables = ("expire_marks", "expire_store", "expire_log")
         cleared = [session.run(table, (session.now,)).rowcount for table in tables]
         return max(cleared) >= _LIMIT
-
-    def _shrink(self, session: Session) -> bool:
-        """True if there is more."""
-        (free,) = session.connection.execute("PRAGMA freelist_count").fetchone()
-        if free <= _SPARE_PAGES:
-            return False
-        pages = min(free - _SPARE_PAGES, _VACUUM_PAGES)
-        session.connection.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
-        return bool(free - pages > _SPARE_PAGES)
 
 
 def remove_expired(session: Session) -> None:

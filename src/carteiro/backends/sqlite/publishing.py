@@ -13,7 +13,14 @@ from typing import Any
 import msgspec
 
 from carteiro.backends.sqlite.session import BLOCKED, Session, micros
-from carteiro.backends.sqlite.statements import DELIVERY_COLUMNS, LOG_COLUMNS, insert, steps
+from carteiro.backends.sqlite.statements import (
+    BARE_WIDTH,
+    DELIVERY_COLUMNS,
+    DESCRIBED_WIDTH,
+    LOG_COLUMNS,
+    insert,
+    steps,
+)
 from carteiro.message import Outgoing
 
 _encode = msgspec.json.Encoder().encode
@@ -27,6 +34,7 @@ def publish(session: Session, messages: Iterable[Outgoing]) -> list[Outgoing]:
     unrouted: list[Outgoing] = []
     now = session.now
     next_log_id = 0
+    described = False
     for message in messages:
         targets = session.routes.targets(message.topic)
         if not targets.concurrent and not targets.ordered and targets.duration is None:
@@ -43,17 +51,21 @@ def publish(session: Session, messages: Iterable[Outgoing]) -> list[Outgoing]:
         if targets.duration is not None:
             next_log_id = log_id = next_log_id + 1 if next_log_id else _next_log_id(session)
             log.append((log_id, topic, now, due, now + targets.duration, id, key, headers, correlation_id, body))
-        shared = (now, id, topic, key, headers, correlation_id)
+        described = described or not (key is None and headers is None and correlation_id is None)
         for target in targets.concurrent:
-            deliveries.append((target, due, *shared, None, None, log_id, body))  # noqa: PERF401
+            deliveries.append((target, due, now, id, topic, body, key, headers, correlation_id, log_id, None, None))  # noqa: PERF401
         for target in targets.ordered:
+            row: tuple[Any, ...]
             if key is None:
-                deliveries.append((target, due, *shared, None, None, log_id, body))
+                row = (target, due, now, id, topic, body, key, headers, correlation_id, log_id, None, None)
             else:
                 lanes.add((target, key))
-                deliveries.append((target, BLOCKED, *shared, key, due, log_id, body))
+                row = (target, BLOCKED, now, id, topic, body, key, headers, correlation_id, log_id, key, due)
+            deliveries.append(row)
     _insert(session, "log", LOG_COLUMNS, log)
-    _insert(session, "deliveries", DELIVERY_COLUMNS, deliveries)
+    # Columns that are NULL in every row cost a third of an insert: the batch takes no more than it needs.
+    width = len(DELIVERY_COLUMNS) if lanes or log else DESCRIBED_WIDTH if described else BARE_WIDTH
+    _insert(session, "deliveries", DELIVERY_COLUMNS[:width], deliveries)
     unblock(session, lanes)
     return unrouted
 
@@ -79,9 +91,9 @@ def _next_log_id(session: Session) -> int:
     return 1 if row is None else row[0] + 1
 
 
-def _insert(session: Session, table: str, columns: str, rows: Sequence[tuple[Any, ...]]) -> None:
-    start = 0
+def _insert(session: Session, table: str, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> None:
+    start, width = 0, len(columns)
     for step in steps(len(rows)):
         part = rows[start : start + step]
-        session.connection.execute(insert(table, columns, step), [value for row in part for value in row])
+        session.connection.execute(insert(table, columns, step), [value for row in part for value in row[:width]])
         start += step

@@ -123,6 +123,17 @@ class RetentionConformance:
         await rig.settle(consumer, claimed)
         assert sorted(bodies(await rig.until(consumer, orders, "orders"))) == [b"done", b"waits"]
 
+    @needs(Capability.RETENTION, Capability.INSPECT, Capability.ORDERED)
+    async def test_a_rewind_keeps_each_keys_order(self, rig: Rig) -> None:
+        accounts = await rig.declare("accounts", ordered=True, retain=WEEK)
+        consumer = rig.broker.consume([accounts])
+        await rig.publish("accounts", b"1", b"2", b"3", key="a")
+        await rig.until_done(consumer, accounts, 2)
+
+        assert await rig.inspector.rewind(accounts.topic, accounts.group, 0.0) == 2
+
+        assert bodies(await rig.until_done(consumer, accounts, 3)) == [b"1", b"2", b"3"]
+
     @needs(Capability.RETENTION, Capability.INSPECT)
     async def test_a_topic_that_keeps_nothing_cannot_be_rewound(self, rig: Rig) -> None:
         orders = await rig.declare("orders")

@@ -1,0 +1,46 @@
+"""What a worker process is told, and what it tells: the words between `run`, its supervisor and its children."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+
+class RunOptions(msgspec.Struct, frozen=True):
+    """The options of `carteiro run`. `max_memory` is in bytes, and `workers` 0 for a worker without a supervisor."""
+
+    app: str
+    workers: int = 0
+    concurrency: int | None = None
+    only: tuple[str, ...] = ()
+    quiet: bool = False
+    json: bool = False
+    log_level: str = "info"
+    log_json: bool = False
+    max_messages: int | None = None
+    max_memory: int | None = None
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """It consumes. `broker` is the URL without its password."""
+
+    app: str
+    broker: str
+    subscriptions: Sequence[str]
+
+
+class Worn(msgspec.Struct, frozen=True, tag="worn"):
+    """It has reached a limit and works on until it is replaced."""
+
+    reason: str
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """It cannot go on, and ends with `code`; `text` is all there is to print."""
+
+    text: str
+    code: int
+
+
+Report = Ready | Worn | Failed

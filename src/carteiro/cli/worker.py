@@ -1,0 +1,167 @@
+"""The work of one process: import the app, run it until a signal, and say how that ended.
+
+The first SIGTERM or SIGINT stops it gracefully: nothing more is fetched, what runs gets its grace, what is unfinished
+goes back to the broker uncounted. The second one skips the grace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from carteiro.app import Carteiro
+from carteiro.cli.exits import Exit
+from carteiro.cli.options import Ready, Report, RunOptions, Worn
+from carteiro.cli.target import load
+from carteiro.errors import UnsupportedFeature
+from carteiro.message import Subscription
+from carteiro.ports.features import Capability
+from carteiro.telemetry.logs import configure
+
+log = logging.getLogger("carteiro.run")
+
+LOOK = 1.0
+"""Seconds between two looks at the limits of a worker that is to be recycled."""
+
+
+def work(options: RunOptions, report: Callable[[Report], None], parent: socket.socket | None = None) -> int:
+    """Run the app until it is stopped; returns the exit code, raises what keeps it from running.
+
+    `parent`, if there is one, is a socket that becomes readable when it is gone: then the worker stops, too.
+    """
+    app = load(options.app)
+    configure(options.log_level, "json" if options.log_json else None)
+    if sys.stdout.isatty() and not options.quiet and not options.json:
+        from carteiro.telemetry.lines import MessageLines
+
+        app.middleware(MessageLines(sys.stdout, app.clock))
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_Shift(app, options, report, parent).run())
+
+
+class _Shift:
+    """One app at work, from its connection to its end."""
+
+    def __init__(
+        self, app: Carteiro, options: RunOptions, report: Callable[[Report], None], parent: socket.socket | None
+    ) -> None:
+        self._app = app
+        self._options = options
+        self._report = report
+        self._parent = parent
+        self._signals: list[int] = []
+        self._working: asyncio.Task[None]
+
+    async def run(self) -> int:
+        self._working = asyncio.create_task(self._work(), name="carteiro run")
+        self._listen()
+        aside = asyncio.create_task(self._look_after(), name="carteiro run: reports")
+        try:
+            await self._working
+        except asyncio.CancelledError:
+            if not self._signals:
+                raise
+        finally:
+            aside.cancel()
+        return 128 + self._signals[-1] if len(self._signals) > 1 else Exit.DONE
+
+    async def _work(self) -> None:
+        async with self._app as app:
+            features = app.connection.broker.features
+            if self._options.workers > 1 and not features[Capability.MULTIPROCESS]:
+                raise UnsupportedFeature(
+                    f"--workers {self._options.workers} needs several processes, which the {features.backend} broker "
+                    f"does not have: {features[Capability.MULTIPROCESS].how}"
+                )
+            await app.run(only=self._options.only, concurrency=self._options.concurrency)
+
+    async def _look_after(self) -> None:
+        """Report when it consumes, and when it has reached a limit."""
+        await self._app.ready()
+        assert self._app.worker is not None
+        self._report(Ready(self._app.name, without_password(self._app.url), named(list(self._app.worker.lanes))))
+        if self._options.max_messages is None and self._options.max_memory is None:
+            return
+        while (reason := self._worn()) is None:
+            await self._app.clock.sleep(LOOK)
+        self._report(Worn(reason))
+
+    def _worn(self) -> str | None:
+        worker, limits = self._app.worker, self._options
+        if worker is not None and limits.max_messages is not None and worker.handled >= limits.max_messages:
+            return f"it has handled {worker.handled} messages"
+        if limits.max_memory is not None and (memory := resident()) >= limits.max_memory:
+            return f"it takes {memory / 1_048_576:.0f} MB of memory"
+        return None
+
+    # -- signals -----------------------------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._stop, signal.SIGTERM)
+        if self._parent is None:
+            loop.add_signal_handler(signal.SIGINT, self._stop, signal.SIGINT)
+        else:  # ctrl-C reaches every process of a terminal: that of a child is its parent's matter
+            loop.add_reader(self._parent, self._orphaned)
+
+    def _stop(self, number: int) -> None:
+        self._signals.append(number)
+        if self._parent is None:
+            log.info(
+                "stopping: what runs may end; another signal stops it at once"
+                if len(self._signals) == 1
+                else "stopping at once"
+            )
+        if self._app.worker is None:
+            self._working.cancel()
+        else:
+            self._app.stop()
+
+    def _orphaned(self) -> None:
+        assert self._parent is not None
+        asyncio.get_running_loop().remove_reader(self._parent)
+        log.warning("its supervisor is gone: this worker stops, too")
+        self._stop(signal.SIGTERM)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where there is one."""
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        factory: Any = uvloop.new_event_loop
+        return factory  # type: ignore[no-any-return]
+    return None
+
+
+def resident() -> int:
+    """The memory of this process in bytes; where the system does not tell, the most that it ever had."""
+    try:
+        with open("/proc/self/statm", "rb") as statm:
+            return int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+    except OSError:
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most if sys.platform == "darwin" else most * 1024
+
+
+def without_password(url: str) -> str:
+    """The URL as it may be shown."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    user, _, host = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}"))
+
+
+def named(subscriptions: list[Subscription]) -> list[str]:
+    """Their names, without what tells one process's own from another's."""
+    return sorted(f"{one.topic} [{'broadcast' if one.ephemeral else one.group}]" for one in subscriptions)

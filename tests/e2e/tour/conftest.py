@@ -1,0 +1,34 @@
+"""Each test of the tour runs on the broker in memory and on the one in a file."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import uuid
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.e2e.tour.stage import Stage
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def stage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stage]:
+    stage = Stage(f"memory://{uuid.uuid4().hex}" if request.param == "memory" else f"sqlite:///{tmp_path}/broker.db")
+    yield stage
+    await stage.close()
+
+
+@pytest.fixture
+def part(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """Imports a file of `docs/tour`, anew, in an empty folder, with the stage's broker in the environment."""
+    monkeypatch.setenv("CARTEIRO_BROKER", stage.url)
+    monkeypatch.chdir(tmp_path)
+
+    def load(name: str) -> ModuleType:
+        monkeypatch.delitem(sys.modules, f"docs.tour.{name}", raising=False)
+        return importlib.import_module(f"docs.tour.{name}")
+
+    return load

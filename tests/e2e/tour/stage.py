@@ -1,0 +1,151 @@
+"""What the tests of the tour hold in hand: a broker, the apps that run on it, and what becomes of their messages."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple, TypeVar
+
+from carteiro import Carteiro, Message
+from carteiro.message import DeadLetter
+from carteiro.ports.broker import Backend, GroupStatus, Inspector
+from carteiro.ports.clock import SYSTEM_CLOCK, Clock
+from carteiro.ports.registry import open_backend
+from carteiro.testing import VirtualClock
+
+T = TypeVar("T")
+
+PATIENCE = 20.0
+"""Seconds, of the real ones, after which what a test waits for is taken not to come."""
+
+
+class Handled(NamedTuple):
+    """One attempt, as it ended: what the handler returned, or what it raised."""
+
+    message: Message
+    result: Any = None
+    error: BaseException | None = None
+
+
+class Follower:
+    """Middleware that tells of every attempt at a message that its app makes."""
+
+    def __init__(self) -> None:
+        self._ended: asyncio.Queue[Handled] = asyncio.Queue()
+
+    async def __call__(self, message: Message, call_next: Callable[[Message], Awaitable[Any]]) -> Any:
+        try:
+            result = await call_next(message)
+        except BaseException as error:
+            self._ended.put_nowait(Handled(message, error=error))
+            raise
+        self._ended.put_nowait(Handled(message, result))
+        return result
+
+    async def next(self) -> Handled:
+        return await soon(self._ended.get())
+
+    async def many(self, count: int) -> list[Handled]:
+        return [await self.next() for _ in range(count)]
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing has ended that was not asked for."""
+        return self._ended.empty()
+
+
+class Stage:
+    """One broker. Its apps share it as processes on one machine would."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.clock: Clock = SYSTEM_CLOCK
+        self._running: dict[Carteiro, asyncio.Task[None]] = {}
+        self._backends: list[Backend] = []
+
+    def app(self, name: str = "shop", **options: Any) -> Carteiro:
+        return Carteiro(name, self.url, clock=self.clock, **options)
+
+    async def run(self, *apps: Carteiro, **options: Any) -> None:
+        """Start them; returns once they consume."""
+        for app in apps:
+            running = self._running[app] = asyncio.create_task(app.run(**options))
+            ready = asyncio.create_task(app.ready())
+            await soon(asyncio.wait((running, ready), return_when=asyncio.FIRST_COMPLETED))
+            if running.done():
+                ready.cancel()
+                running.result()
+
+    async def stop(self, app: Carteiro) -> None:
+        """As a service manager stops it; returns when it has."""
+        app.stop()
+        await soon(self._running.pop(app))
+
+    async def close(self) -> None:
+        for running in self._running.values():
+            running.cancel()
+        if self._running:
+            await soon(asyncio.wait(self._running.values()))
+        for backend in self._backends:
+            await backend.broker.close()
+
+    # -- time ------------------------------------------------------------------------------------------------------
+
+    def hold_time(self) -> VirtualClock:
+        """From now on, time passes for new apps and for the broker only where `pass_until` lets it."""
+        self.clock = clock = VirtualClock()
+        return clock
+
+    async def pass_until(self, happens: Awaitable[T], *, step: float = 1.0, most: float = 86_400.0) -> T:
+        """Let the held time pass, in steps of so many seconds, until something happens; fail after `most` of them."""
+        assert isinstance(self.clock, VirtualClock)
+        awaited = asyncio.ensure_future(happens)
+        until = self.clock.time() + most
+        while not awaited.done():
+            # Another thread may look at the clock, and takes a moment to: SQLite's.
+            await asyncio.wait((awaited,), timeout=0.0 if self.url.startswith("memory") else 0.004)
+            if awaited.done():
+                break
+            assert self.clock.time() < until, f"it did not happen within {most:g} s"
+            self.clock.advance_to(self.clock.time() + step)
+        return await awaited
+
+    # -- looking ---------------------------------------------------------------------------------------------------
+
+    async def inspector(self) -> Inspector:
+        backend = open_backend(self.url, clock=self.clock)
+        await backend.broker.connect()
+        self._backends.append(backend)
+        assert isinstance(backend.broker, Inspector)
+        return backend.broker
+
+    async def dead(self, queue: str | None = None) -> list[DeadLetter]:
+        return list(await (await self.inspector()).dead_letters(queue))
+
+    async def group(self, topic: str, group: str = "shop") -> GroupStatus:
+        statuses = await (await self.inspector()).groups()
+        return next(status for status in statuses if (status.topic, status.group) == (topic, group))
+
+    async def settled(self, topic: str, group: str = "shop") -> GroupStatus:
+        """The group's counts, once nothing waits and nothing is being handled."""
+        inspector = await self.inspector()
+
+        async def look() -> GroupStatus:
+            while True:
+                for status in await inspector.groups():
+                    busy = status.waiting + status.delayed + status.retrying + status.in_flight
+                    if (status.topic, status.group, busy) == (topic, group, 0):
+                        return status
+                await asyncio.sleep(0)  # nobody tells: look again
+
+        return await soon(look())
+
+
+def follow(app: Carteiro) -> Follower:
+    follower = Follower()
+    app.middleware(follower)
+    return follower
+
+
+async def soon(awaitable: Awaitable[T]) -> T:
+    return await asyncio.wait_for(awaitable, PATIENCE)

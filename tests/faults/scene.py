@@ -1,0 +1,150 @@
+"""A broker's file, the workers on it, and the test's own eyes on both."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable
+from typing import TypeVar
+
+import msgspec
+import pytest
+
+from carteiro.message import Action, Message, Outcome, Outgoing, Subscription, new_id
+from carteiro.ports.broker import Backend, Broker, Consumer, Inspector
+from carteiro.ports.registry import open_backend
+from tests.faults.ledger import Account, account, life
+from tests.faults.processes import Crew, WorkerProcess, crew
+from tests.faults.worker import Options, Task
+
+T = TypeVar("T")
+
+PATIENCE = 60.0
+"""Seconds after which a test that waits is given up."""
+
+LEASE = 1.0
+WORK = Subscription("work", "shop", lease=LEASE)
+DONE = Subscription("done", "audit", lease=PATIENCE)
+
+
+class Scene:
+    """One test's broker. It works with any broker that is an Inspector, by its URL."""
+
+    def __init__(self, url: str, backend: Backend) -> None:
+        self.url = url
+        self.backend = backend
+        self.broker: Broker = backend.broker
+        self.done: list[Message] = []
+        """What was emitted, and this test has taken from the broker."""
+        self.published: list[str] = []
+        self._workers: list[WorkerProcess] = []
+        self._crews: list[Crew] = []
+        self._collector: Consumer = backend.broker.consume([DONE])
+
+    @property
+    def inspector(self) -> Inspector:
+        assert isinstance(self.broker, Inspector), f"{self.url} has no Inspector: nobody could tell what became of its messages"
+        return self.broker
+
+    # -- doing -------------------------------------------------------------------------------------------------------
+
+    async def publish(self, *tasks: Task) -> list[str]:
+        """Publish these in one call; returns their ids."""
+        messages = [outgoing(task) for task in tasks]
+        await self.broker.publish(messages)
+        self.published += (message.id for message in messages)
+        return [message.id for message in messages]
+
+    async def worker(self, options: Options | None = None, *, ready: bool = True) -> WorkerProcess:
+        """Start one; with `ready`, return when it consumes."""
+        worker = await WorkerProcess.start(self.url, options or Options(lease=LEASE))
+        self._workers.append(worker)
+        if ready:
+            await self.wait(worker.tells("ready"), "a worker to be ready")
+        return worker
+
+    @contextlib.asynccontextmanager
+    async def crew(self, size: int, options: Options) -> AsyncIterator[Crew]:
+        async with crew(self.url, size, options) as working:
+            self._crews.append(working)
+            yield working
+
+    # -- seeing ------------------------------------------------------------------------------------------------------
+
+    async def wait(self, awaitable: Awaitable[T], for_what: str, *, patience: float = PATIENCE) -> T:
+        """Await what must come; fails with the life of everything here where it does not."""
+        try:
+            async with asyncio.timeout(patience):
+                return await awaitable
+        except TimeoutError:
+            pytest.fail(f"waited {patience:.0f} s for {for_what}\n{await self.life()}")
+        except AssertionError as error:
+            pytest.fail(f"waiting for {for_what}: {error}\n{await self.life()}")
+
+    async def until_done(self, count: int, *, patience: float = PATIENCE) -> None:
+        """Return when so many messages of `done` have come in all."""
+        while len(self.done) < count:
+            wanted = f"{count} messages done, of which {len(self.done)} came"
+            deliveries = await self.wait(self._collector.fetch({DONE: 1000}), wanted, patience=patience)
+            await self._collector.settle([Outcome(delivery, Action.ACK) for delivery in deliveries])
+            self.done += (delivery.message for delivery in deliveries)
+
+    async def until_dead(self, count: int) -> None:
+        """Return when so many dead letters were written in all."""
+        queue = Subscription(f"dlq_{WORK.topic}", "audit", lease=PATIENCE)
+        consumer = self.broker.consume([queue])
+        seen = 0
+        while seen < count:
+            wanted = f"{count} dead letters, of which {seen} came"
+            deliveries = await self.wait(consumer.fetch({queue: 100}), wanted)
+            await consumer.settle([Outcome(delivery, Action.ACK) for delivery in deliveries])
+            seen += len(deliveries)
+        await consumer.close()
+
+    async def account(self) -> Account:
+        return await account(self.inspector, WORK, DONE, [done_id(message) for message in self.done])
+
+    async def check(self, *, done: int, dead: int = 0, open: int = 0) -> None:
+        """published = done + dead + waiting, exactly; and each of them is so many."""
+        found = await self.account()
+        faults = found.faults(self.published)
+        counts = {"done": found.done.total(), "dead": found.dead.total(), "open": found.open}
+        expected = {"done": done, "dead": dead, "open": open}
+        if faults or counts != expected:
+            pytest.fail(f"expected {expected}, found {counts}; {'; '.join(faults)}\n{await self.life()}")
+
+    async def life(self) -> str:
+        workers = [*self._workers, *(worker for each in self._crews for worker in each.working)]
+        try:
+            story = await life(self.inspector)
+        except Exception as error:
+            story = f"the broker does not say: {error!r}"
+        return "\n  ".join([story, *map(str, workers)])
+
+    async def close(self) -> None:
+        for worker in self._workers:
+            await worker.kill()
+        await self.broker.close()
+
+
+@contextlib.asynccontextmanager
+async def scene(url: str) -> AsyncIterator[Scene]:
+    """A scene on `url`, with the groups of the workers and of the test declared."""
+    backend = open_backend(url)
+    await backend.broker.connect()
+    await backend.broker.declare([WORK, DONE, Subscription(f"dlq_{WORK.topic}", "audit", lease=PATIENCE)])
+    here = Scene(url, backend)
+    try:
+        yield here
+    finally:
+        await here.close()
+
+
+def outgoing(task: Task) -> Outgoing:
+    id = new_id()
+    return Outgoing(id, WORK.topic, msgspec.json.encode(task), None, {}, id)
+
+
+def done_id(message: Message) -> str:
+    """Which message of `work` this is the end of."""
+    return msgspec.json.decode(message.body, type=str)

@@ -1,0 +1,31 @@
+"""A message that kills whoever handles it dies alone."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+
+from tests.faults.scene import LEASE, Scene
+from tests.faults.worker import Options, Task
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("way", "attempts"), [("kill", 5), ("exit", 2)])
+async def test_a_message_that_kills_its_worker_ends_in_the_dead_letters_and_takes_no_other_along(
+    here: Scene, way: Literal["kill", "exit"], attempts: int
+) -> None:
+    innocents = await here.publish(*(Task() for _ in range(100)))
+    (poison,) = await here.publish(Task(do=way))
+    innocents += await here.publish(*(Task() for _ in range(100)))
+
+    async with here.crew(2, Options(lease=LEASE, attempts=attempts)) as crew:
+        await here.until_done(len(innocents))
+        await here.until_dead(1)
+
+        await here.check(done=len(innocents), dead=1)
+        assert crew.deaths == attempts
+    (letter,) = await here.inspector.dead_letters()
+    assert letter.message.id == poison
+    assert letter.history[-1].attempt == attempts
+    assert letter.reason.startswith("WorkerLost")

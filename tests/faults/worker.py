@@ -1,0 +1,251 @@
+"""A worker for tests to kill, freeze, starve and stop: a real process with a real app.
+
+    python -m tests.faults.worker URL OPTIONS
+
+OPTIONS is the JSON of `Options`. The app has one subscriber, `work` in the group `shop`, which does what each message
+says (`Task`) and then emits the message's id to `done`. It prints one JSON object a line, `{"event": …}`, and takes
+commands as lines on its standard input: `go` lets a waiting handler end, `clock SECONDS` moves its clock to that
+distance from the machine's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from carteiro import Body, Carteiro, Message, Outgoing, Retry, constant
+from carteiro.message import Action, Delivery, Outcome, Subscription
+from carteiro.ports.broker import Backend, Consumer
+from carteiro.ports.clock import SystemClock
+from carteiro.ports.registry import open_backend
+from tests.faults.wal import mark
+
+Step = Literal["claimed", "decoded", "handled", "committing", "settled"]
+"""Where a worker kills itself: the fetch returned; the handler begins; it has ended; all of the settle's statements are
+executed and COMMIT is next (SQLite); the settle returned and nobody was told."""
+
+
+class Options(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """How the worker runs. Times are in seconds."""
+
+    lease: float = 1.0
+    attempts: int = 5
+    concurrency: int = 50
+    grace: float = 30.0
+    crash: Step | None = None
+    quiet: bool = False
+    """Say nothing of each message: for tests with many."""
+    publish: bool = False
+    """Publish to `work`, 20 messages at a time, until SIGTERM, in place of handling any; tell what is acknowledged."""
+    publish_timeout: float = 30.0
+    file: str | None = None
+    """The broker's file, if each acknowledgement is to tell how far its log was committed then."""
+
+
+class Task(msgspec.Struct, omit_defaults=True):
+    """What a message asks of its handler: to take `seconds`, and then nothing, to wait for `go`, or to take the worker along."""
+
+    do: Literal["", "wait", "kill", "exit"] = ""
+    seconds: float = 0.0
+    padding: str = ""
+
+
+class MovedClock(SystemClock):
+    """The machine's clock, but for the time of day."""
+
+    def __init__(self, offset: float = 0.0) -> None:
+        self.offset = offset
+
+    def time(self) -> float:
+        return super().time() + self.offset
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Sabotaged:
+    """Passes every call through to `inner`, but for those that a subclass replaces."""
+
+    def __init__(self, inner: Any, worker: WorkerApp) -> None:
+        self._inner = inner
+        self._worker = worker
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+class SabotagedBackend(Sabotaged):
+    @property
+    def broker(self) -> Any:
+        return SabotagedBroker(self._inner.broker, self._worker)
+
+
+class SabotagedBroker(Sabotaged):
+    def consume(self, subscriptions: Sequence[Subscription]) -> Consumer:
+        consumer: Any = SabotagedConsumer(self._inner.consume(subscriptions), self._worker)
+        return consumer  # type: ignore[no-any-return]
+
+
+class SabotagedConsumer(Sabotaged):
+    """Dies at the step that the worker's options name, and tells what was refused."""
+
+    async def fetch(self, room: Mapping[Subscription, int]) -> Sequence[Delivery]:
+        deliveries: Sequence[Delivery] = await self._inner.fetch(room)
+        self._worker.crash_at("claimed")
+        return deliveries
+
+    async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[Delivery]:
+        ends = any(outcome.action is not Action.RELEASE for outcome in outcomes)
+        if ends:
+            self._worker.crash_at("handled")
+            self._worker.settling = True
+        lost: Sequence[Delivery] = await self._inner.settle(outcomes)
+        if ends:
+            self._worker.crash_at("settled")
+        for delivery in lost:
+            self._worker.tell("refused", id=delivery.message.id, attempt=delivery.message.attempt)
+        return lost
+
+
+class WorkerApp:
+    """The app, what it is told, and what it tells."""
+
+    def __init__(self, url: str, options: Options) -> None:
+        self.options = options
+        self.settling = False
+        self._stopping = False
+        self.clock = MovedClock()
+        self._go = asyncio.Event()
+        backend: Any = SabotagedBackend(open_backend(url, clock=self.clock), self)
+        self.app = self._app(backend)
+        if options.crash == "committing":
+            self._die_before_commit()
+
+    def tell(self, event: str, **fields: object) -> None:
+        print(json.dumps({"event": event, **fields}), flush=True)
+
+    def crash_at(self, step: Step) -> None:
+        if self.options.crash == step:
+            die()
+
+    async def run(self) -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop)
+        listening = asyncio.create_task(self._listen())
+        try:
+            if self.options.publish:
+                async with self.app:
+                    await self._publish()
+                return
+            announcing = asyncio.create_task(self._announce())
+            await self.app.run()
+            announcing.cancel()
+        finally:
+            listening.cancel()
+
+    def _app(self, backend: Backend) -> Carteiro:
+        options = self.options
+        app = Carteiro(
+            "shop", backend, lease=options.lease, grace=options.grace, publish_timeout=options.publish_timeout,
+            retry=Retry(attempts=options.attempts, backoff=constant(0)), clock=self.clock,
+        )  # fmt: skip
+
+        @app.subscriber("work", concurrency=options.concurrency)
+        @app.publisher("done")
+        async def handle(message: Message, task: Annotated[Task, Body()]) -> str:
+            self.crash_at("decoded")
+            if not options.quiet:
+                self.tell("handling", id=message.id, attempt=message.attempt)
+            if task.seconds:
+                await asyncio.sleep(task.seconds)
+            if task.do == "wait":
+                await self._go.wait()
+            elif task.do == "kill":
+                die()
+            elif task.do == "exit":
+                os._exit(1)
+            return message.id
+
+        if not options.quiet:
+
+            @app.publish_middleware
+            async def emitted(outgoing: Outgoing, call_next: Callable[[Outgoing], Awaitable[None]]) -> None:
+                self.tell("emits", id=outgoing.id, of=json.loads(outgoing.body))
+                await call_next(outgoing)
+
+        return app
+
+    async def _announce(self) -> None:
+        await self.app.ready()
+        self.tell("ready")
+
+    def _stop(self) -> None:
+        self._stopping = True
+        self.app.stop()
+
+    async def _publish(self) -> None:
+        async def one(number: int) -> None:
+            id = await self.app.publish("work", Task(padding="x" * (number % 500)))
+            file = self.options.file
+            self.tell("published", id=id, mark=None if file is None else msgspec.to_builtins(mark(Path(file))))
+
+        self.tell("ready")
+        for start in itertools.count(step=20):
+            if self._stopping:
+                break
+            await asyncio.gather(*(one(number) for number in range(start, start + 20)))
+
+    async def _listen(self) -> None:
+        reader = asyncio.StreamReader()
+        await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+        while line := await reader.readline():
+            command, *arguments = line.decode().split()
+            if command == "go":
+                self._go.set()
+            elif command == "clock":
+                self.clock.offset = float(arguments[0])
+                self.tell("clock", offset=self.clock.offset)
+
+    def _die_before_commit(self) -> None:
+        from carteiro.backends.sqlite.session import Session
+
+        commit = Session.commit
+
+        def commit_or_die(session: Session) -> None:
+            if self.settling:
+                die()
+            commit(session)
+
+        Session.commit = commit_or_die  # type: ignore[method-assign]
+
+
+class Narrator(logging.Handler):
+    """What the worker logs, and its trouble at that moment, as events."""
+
+    def __init__(self, worker: WorkerApp) -> None:
+        super().__init__(logging.WARNING)
+        self._worker = worker
+
+    def emit(self, record: logging.LogRecord) -> None:
+        running = self._worker.app.worker
+        self._worker.tell("log", text=record.getMessage(), trouble=running and running.trouble)
+
+
+async def main(url: str, options: Options) -> None:
+    worker = WorkerApp(url, options)
+    logging.getLogger("carteiro").addHandler(Narrator(worker))
+    await worker.run()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], msgspec.json.decode(sys.argv[2], type=Options)))
