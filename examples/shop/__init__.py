@@ -1,1 +1,1 @@
-"""A stationer's shop: orders come over HTTP, and stock, payment, invoice and logistics react, each by its own events."""
+"""A stationer's shop: orders come over HTTP; stock, payment, invoice and logistics react, each by its own events."""

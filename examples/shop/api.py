@@ -64,9 +64,8 @@ async def count(session: Session, latest: int = 12) -> dict[str, Any]:
     """How many orders stand at each stage, and the latest of them."""
     rank = func.max(Entry.rank).label("rank")
     orders = select(Entry.order_id, rank, func.min(Entry.at).label("at")).group_by(Entry.order_id).subquery()
-    counts = {rank: number for rank, number in await session.execute(
-        select(orders.c.rank, func.count()).group_by(orders.c.rank)
-    )}  # fmt: skip
+    standing = await session.execute(select(orders.c.rank, func.count()).group_by(orders.c.rank))
+    counts: dict[int, int] = dict(standing.tuples().all())
     recent = await session.execute(select(orders).order_by(orders.c.at.desc()).limit(latest))
     return {
         "counts": {stage: counts.get(rank, 0) for rank, stage in enumerate(STAGES)},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from carteiro import Carteiro
-
 from examples.shop import desk, invoice, logistics, newsletter, payment, stock
 from examples.shop.settings import settings
 

@@ -1,7 +1,7 @@
 """The account of a day: what became of each line that was handed in, by the books of those who dealt with it.
 
-It asks the departments' tables and the dead letter queues. A line has one end, or something is wrong: one without an end
-is missing, and one with two was counted twice.
+It asks the departments' tables and the dead letter queues. A line has one end, or something is wrong: one without
+an end is missing, and one with two was counted twice.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import msgspec
-from carteiro.message import DeadLetter
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
+from carteiro.message import DeadLetter
 from examples.shop.db import Invoice, Payment, Reservation, Shipment
 
 BYSTANDERS = ("desk", "newsletter", "audit")

@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
-from carteiro import Depends
 from sqlalchemy import Connection, event
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from carteiro import Depends
 from examples.shop.catalogue import CATALOGUE
 
 # One connection: SQLite has one writer at a time, and a queue in the process is shorter than one for the file's lock.

@@ -17,11 +17,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import perf_counter
 
-from carteiro import CarteiroError
-from carteiro.message import DeadLetter
-from carteiro.ports.broker import GroupStatus, Inspector
 from rich.console import Console
 
+from carteiro import CarteiroError
+from carteiro.app import EMBEDDED
+from carteiro.message import DeadLetter
+from carteiro.ports.broker import GroupStatus, Inspector
 from examples.shop.audit import Account, Line, draw_up, ends_in_dead_letters, ends_in_the_books
 from examples.shop.ends import Ends
 from examples.shop.make_orders import FILE
@@ -46,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 async def _demonstrate(options: argparse.Namespace, texts: Sequence[str], console: Console) -> int:
     started = perf_counter()
     without = [argument for group in options.without for argument in ("--without", group)]
-    shop = ShopProcess(["--quiet", *without], {"SHOP_LEASE": "3"} if options.kill else {})
+    lease = {"SHOP_LEASE": "3"} if options.kill else {}
+    shop = ShopProcess(["--quiet", *without], {"CARTEIRO_BROKER": EMBEDDED, **lease})
     ends = Ends()
     async with ends.listening():
         await shop.open()
@@ -136,8 +138,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--orders", type=Path, default=FILE, metavar="FILE", help="one order a line (orders.jsonl)")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leave the shop's files in this empty directory")
     parser.add_argument("--kill", action="store_true", help="kill the shop's process in the middle, and open it again")
-    parser.add_argument("--without", action="append", default=[], metavar="GROUP", help="leave this group out: it is down")
-    parser.add_argument("--patience", type=float, default=30, metavar="SECONDS", help="give up after so long without news")
+    parser.add_argument(
+        "--without", action="append", default=[], metavar="GROUP", help="leave this group out: it is down"
+    )
+    parser.add_argument(
+        "--patience", type=float, default=30, metavar="SECONDS", help="give up after so long without news"
+    )
     parser.add_argument("--json", action="store_true", help="print the account as JSON")
     return parser
 

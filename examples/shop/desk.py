@@ -1,10 +1,10 @@
-"""The desk: keeps the order book, from which customers are told how their orders stand. It hears all, and decides nothing."""
+"""The desk: keeps the order book, from which customers are told how their orders stand. It decides nothing."""
 
 from __future__ import annotations
 
-from carteiro import Batch, Message, Router
 from sqlalchemy.dialects.sqlite import insert
 
+from carteiro import Batch, Message, Router
 from examples.shop.db import Entry, Session
 from examples.shop.events import Order
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Annotated
 
 from carteiro import Carteiro, Message, Path
-
+from carteiro.app import EMBEDDED
 from examples.shop.audit import BYSTANDERS
 
 SENT = {"shipped", "invoiced"}
@@ -21,7 +21,7 @@ class Ends:
     as its correlation id."""
 
     def __init__(self) -> None:
-        self.app = Carteiro("audit")
+        self.app = Carteiro("audit", broker=EMBEDDED)
         self.ended: set[str] = set()
         self.news = asyncio.Event()
         self._sent: defaultdict[str, set[str]] = defaultdict(set)

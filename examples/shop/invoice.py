@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from carteiro import Router
 from sqlalchemy.dialects.sqlite import insert
 
+from carteiro import Router
 from examples.shop.db import Invoice, Session
 from examples.shop.events import Invoiced, Paid
 

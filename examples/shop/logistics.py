@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from zlib import crc32
 
-from carteiro import Router
 from sqlalchemy.dialects.sqlite import insert
 
+from carteiro import Router
 from examples.shop.db import Session, Shipment
 from examples.shop.events import Paid, Shipped
 

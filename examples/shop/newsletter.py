@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from carteiro import Retry, Router, constant
-
 from examples.shop.events import Shipped
 from examples.shop.settings import settings
 

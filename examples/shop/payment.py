@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from carteiro import Depends, Idempotency, Message, Reject, Retry, Router, exponential
 from sqlalchemy.dialects.sqlite import insert
 
+from carteiro import Depends, Idempotency, Message, Reject, Retry, Router, exponential
 from examples.shop.bank import Bank, CardRefused, bank
 from examples.shop.db import Payment, Session
 from examples.shop.events import Paid, Reserved

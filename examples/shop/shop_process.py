@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,7 +30,7 @@ class ShopProcess:
 
     async def open(self) -> None:
         """Return when it can be used at `address`; raises ShopFailed."""
-        with open("shop.log", "ab") as log:
+        with _log() as log:
             process = await asyncio.create_subprocess_exec(
                 *self._command,
                 env=self._environment,
@@ -62,3 +63,7 @@ class ShopProcess:
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGINT)
         return await self.closed
+
+
+def _log() -> BinaryIO:
+    return open("shop.log", "ab")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from carteiro import Emit, Header, Router, Topic
 from sqlalchemy import update
 
+from carteiro import Emit, Header, Router, Topic
 from examples.shop.db import Reservation, Session, Shelf
 from examples.shop.events import Cancelled, Order, Reserved, Unpaid
 

@@ -20,7 +20,7 @@ from carteiro.engine.routes import ConsumeMiddleware, PublishMiddleware
 from carteiro.engine.worker import Worker
 from carteiro.errors import ConfigurationError, NotConnected
 from carteiro.handlers.codecs import Codec, decoder, encode
-from carteiro.message import CONTENT_TYPE, EXPIRES_AT, TYPE, Outgoing, Subscription, new_id
+from carteiro.message import CONTENT_TYPE, EXPIRES_AT, NO_HEADERS, TYPE, Outgoing, Subscription, new_id
 from carteiro.policies.retry import Retry
 from carteiro.ports.broker import Backend
 from carteiro.ports.clock import SYSTEM_CLOCK, Clock
@@ -85,7 +85,7 @@ class Carteiro(Router):
         self._dedupe = seconds(dedupe)
         self._grace = seconds(grace)
         self._publish_timeout = seconds(publish_timeout)
-        self._codec = codec
+        self._codec: Codec = codec
         self._consume_middleware = list(middleware)
         self._publish_middleware = list(publish_middleware)
         self._connection: Connection | None = None
@@ -151,12 +151,9 @@ class Carteiro(Router):
         delay: Duration | None = None,
         mandatory: bool = False,
     ) -> list[str]:
-        """Publish each of `values`, in order and in large batches; returns their ids. `key` is a function of a value."""
+        """Publish each of `values`, in order, in large batches; returns their ids. `key` is a function of a value."""
         connection = self._connected()
-        messages = [
-            self.outgoing(topic, value, key=key(value) if key else None, headers=headers, delay=delay)
-            for value in values
-        ]
+        messages = self.outgoing_many(topic, values, key=key, headers=headers, delay=delay)
         await connection.publisher.publish_many(messages, mandatory=mandatory)
         return [message.id for message in messages]
 
@@ -189,8 +186,8 @@ class Carteiro(Router):
     def publish_many_sync(
         self, topic: str, values: Iterable[Any], *, mandatory: bool = False, **options: Any
     ) -> list[str]:
-        """`publish_many` for code that has no event loop; takes the options of `publish`, the same for each value."""
-        messages = [self.outgoing(topic, value, **options) for value in values]
+        """`publish_many` for code that has no event loop; takes the same options."""
+        messages = self.outgoing_many(topic, values, **options)
         self._sync.call(lambda connection: connection.publisher.publish_many(messages, mandatory=mandatory))
         return [message.id for message in messages]
 
@@ -235,6 +232,30 @@ class Carteiro(Router):
             correlation_id or current_correlation_id() or message_id, wait, self._dedupe if id is not None else None,
         )  # fmt: skip
 
+    def outgoing_many(
+        self,
+        topic: str,
+        values: Iterable[Any],
+        *,
+        key: Callable[[Any], str | None] | None = None,
+        headers: Mapping[str, str] | None = None,
+        delay: Duration | None = None,
+    ) -> list[Outgoing]:
+        """The messages that `publish_many` sends, encoded. What they share is worked out once."""
+        check_topic(topic)
+        shared = dict(headers) if headers else NO_HEADERS
+        wait = 0.0 if delay is None else seconds(delay)
+        flow, codec = current_correlation_id(), self._codec
+        messages: list[Outgoing] = []
+        for value in values:
+            body, content_type = encode(value, codec=codec)
+            written = shared if content_type is None else {CONTENT_TYPE: content_type, **shared}
+            message_id = new_id()
+            messages.append(
+                Outgoing(message_id, topic, body, key(value) if key else None, written, flow or message_id, wait)
+            )
+        return messages
+
     # -- its life --------------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Carteiro:
@@ -274,6 +295,7 @@ class Carteiro(Router):
         async with self:
             builder, worker = await self._build(only, concurrency)
             try:
+                await builder.start()
                 await self._work(worker)
             finally:
                 await builder.close()
@@ -294,7 +316,7 @@ class Carteiro(Router):
     async def lifespan(
         self, api: object = None, *, workers: bool = True, only: Sequence[str] = ()
     ) -> AsyncIterator[None]:
-        """For ASGI frameworks: `FastAPI(lifespan=app.lifespan)`. `workers=False` only publishes; `only` is as of `run`."""
+        """For ASGI frameworks: `FastAPI(lifespan=app.lifespan)`. `workers=False` only publishes; `only` is `run`'s."""
         async with self:
             if not workers:
                 yield

@@ -5,21 +5,23 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from carteiro.engine.processes import ProcessRunner
 from carteiro.engine.routes import ConsumeMiddleware, Handler, Route
-from carteiro.engine.threads import ThreadRunner
 from carteiro.errors import ConfigurationError, UnsupportedFeature
 from carteiro.handlers.plan import BatchPlan, Plan, compile_batch_plan, compile_plan
+from carteiro.handlers.running import CallSync
 from carteiro.message import Subscription
 from carteiro.policies.retry import Retry
 from carteiro.ports.features import Capability, Features
 from carteiro.router import OwnGroup, RunsIn, Subscriber
 from carteiro.topics import is_pattern, wildcard
 
+if TYPE_CHECKING:
+    from carteiro.engine.processes import ProcessRunner
+    from carteiro.engine.threads import ThreadRunner
+
 Overrides = Mapping[Callable[..., Any], Callable[..., Any]]
-Runner = ThreadRunner | ProcessRunner
 
 
 class Defaults:
@@ -69,35 +71,43 @@ class Builder:
         self._publishers = publishers
         self._defaults = defaults
         self._overrides = overrides
-        self._runners: list[Runner] = []
+        self._threads: list[ThreadRunner] = []
+        self._processes: list[tuple[ProcessRunner, Callable[..., Any]]] = []
 
     def route(self, subscription: Subscription, sharing: Sequence[Subscriber]) -> Route:
         first = sharing[0]
         runs_in = first.runs_in or _natural(first.function)
         concurrency = first.concurrency or self._concurrency(runs_in, first)
-        runner = self._runner(runs_in, concurrency, first)
+        call_sync = self._pool(runs_in, concurrency, first)
         return Route(
             subscription=subscription,
-            handlers=tuple(self._handler(subscriber, runner) for subscriber in sharing),
+            handlers=tuple(self._handler(subscriber, call_sync, runs_in) for subscriber in sharing),
             concurrency=concurrency,
             prefetch=first.prefetch,
             rate=first.rate,
             batch=first.batch,
         )
 
-    async def close(self) -> None:
-        for runner in self._runners:
-            await runner.close()
+    async def start(self) -> None:
+        """Have what runs in processes ready; raises InvalidHandler for what cannot run there."""
+        for runner, function in self._processes:
+            await runner.start(function)
 
-    def _handler(self, subscriber: Subscriber, runner: Runner | None) -> Handler:
+    async def close(self) -> None:
+        for threads in self._threads:
+            await threads.close()
+        for processes, _ in self._processes:
+            await processes.close()
+
+    def _handler(self, subscriber: Subscriber, call_sync: CallSync | None, runs_in: RunsIn) -> Handler:
         plan: Plan | BatchPlan
         compiled = compile_plan if subscriber.batch is None else compile_batch_plan
         plan = compiled(
             subscriber.function,
             topic=subscriber.topic,
             overrides=self._overrides,
-            call_sync=runner,
-            whole_thread=isinstance(runner, ThreadRunner),
+            call_sync=call_sync,
+            whole_thread=runs_in == "thread",
             localns=subscriber.localns,
         )
         return Handler(
@@ -110,15 +120,23 @@ class Builder:
             middleware=(*self._defaults.middleware, *subscriber.middleware),
         )
 
-    def _runner(self, runs_in: RunsIn, size: int, subscriber: Subscriber) -> Runner | None:
+    def _pool(self, runs_in: RunsIn, size: int, subscriber: Subscriber) -> CallSync | None:
+        """What its sync function runs in, of its own; the modules are loaded where they are used."""
         if runs_in == "loop":
             return None
         if _is_async(subscriber.function):
             raise ConfigurationError(
                 f'{subscriber} is async: it runs on the loop, runs_in="{runs_in}" is for plain functions'
             )
-        runner: Runner = (ThreadRunner if runs_in == "thread" else ProcessRunner)(size, subscriber.name)
-        self._runners.append(runner)
+        if runs_in == "thread":
+            from carteiro.engine.threads import ThreadRunner
+
+            self._threads.append(ThreadRunner(size, subscriber.name))
+            return self._threads[-1]
+        from carteiro.engine.processes import ProcessRunner
+
+        runner = ProcessRunner(size, subscriber.name)
+        self._processes.append((runner, subscriber.function))
         return runner
 
     def _concurrency(self, runs_in: RunsIn, subscriber: Subscriber) -> int:

@@ -101,15 +101,19 @@ class Router:
     ) -> Callable[[F], F]:
         """Have the decorated function handle the messages of `topic`, a name or a pattern.
 
-        `group`: those who share the messages; the app's name by default; None is a broadcast, where every running
-        process gets its own copy. `type` selects by the message's type. `retry`: how often and for what a failed
-        message is tried again. `timeout`: how long one attempt may run. `idempotency`: do nothing for a second message
-        with the same key. `concurrency`: how many messages one process handles at once; `prefetch`: how many more it holds
-        ready (by default as many as its pace warrants); `rate_limit`: `"100/m"` for the group as a whole. `batch`: many
-        messages in one call. `ordered`: one message of each key at a time, in order. `runs_in`: `"loop"` (the default
-        of async functions), `"thread"` (of others) or `"process"`. `retain`: keep the topic's messages for so long
-        after they were published; `start`: where on a retained topic a group that is new begins. `lease`: how long a
-        worker that says nothing keeps a message. Raises ConfigurationError for what cannot be.
+        - `group`: those who share the messages; the app's name by default. None is a broadcast: every running process
+          gets its own copy. `type` selects by the message's type.
+        - `retry`: how often and for what a failed message is tried again. `timeout`: how long one attempt may run.
+          `idempotency`: do nothing for a second message with the same key.
+        - `concurrency`: how many messages one process handles at once. `prefetch`: how many more it holds ready; by
+          default as many as its pace warrants. `rate_limit`: `"100/m"`, for the group as a whole.
+        - `batch`: many messages in one call. `ordered`: one message of each key at a time, in order.
+        - `runs_in`: `"loop"` (the default of async functions), `"thread"` (of others) or `"process"`.
+        - `retain`: keep the topic's messages for so long after they were published. `start`: where on a retained topic
+          a group that is new begins.
+        - `lease`: how long a worker that says nothing keeps a message.
+
+        Raises ConfigurationError for what cannot be.
         """
         full = check_pattern(self._prefix + topic)
         for option, value in (("concurrency", concurrency), ("prefetch", prefetch)):

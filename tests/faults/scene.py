@@ -10,8 +10,10 @@ from typing import TypeVar
 import msgspec
 import pytest
 
+from carteiro.errors import BrokerUnavailable
 from carteiro.message import Action, Message, Outcome, Outgoing, Subscription, new_id
 from carteiro.ports.broker import Backend, Broker, Consumer, Inspector
+from carteiro.ports.clock import SYSTEM_CLOCK, Clock
 from carteiro.ports.registry import open_backend
 from tests.faults.ledger import Account, account, life
 from tests.faults.processes import Crew, WorkerProcess, crew
@@ -68,6 +70,16 @@ class Scene:
         async with crew(self.url, size, options) as working:
             self._crews.append(working)
             yield working
+
+    async def freeze(self, worker: WorkerProcess) -> None:
+        """Freeze it where it does not hold the file's lock: a process that stands still in a commit stops all others."""
+        while True:
+            worker.freeze()
+            try:
+                await self.broker.declare([DONE])
+                return
+            except BrokerUnavailable:
+                worker.thaw()
 
     # -- seeing ------------------------------------------------------------------------------------------------------
 
@@ -128,9 +140,9 @@ class Scene:
 
 
 @contextlib.asynccontextmanager
-async def scene(url: str) -> AsyncIterator[Scene]:
+async def scene(url: str, clock: Clock = SYSTEM_CLOCK) -> AsyncIterator[Scene]:
     """A scene on `url`, with the groups of the workers and of the test declared."""
-    backend = open_backend(url)
+    backend = open_backend(url, clock=clock)
     await backend.broker.connect()
     await backend.broker.declare([WORK, DONE, Subscription(f"dlq_{WORK.topic}", "audit", lease=PATIENCE)])
     here = Scene(url, backend)

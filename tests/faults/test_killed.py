@@ -76,7 +76,7 @@ async def test_a_worker_frozen_past_its_lease_settles_nothing_when_it_goes_on(he
     frozen = await here.worker()
     (order,) = await here.publish(Task(do="wait"))
     await here.wait(frozen.tells("handling"), "the first attempt")
-    frozen.freeze()
+    await here.freeze(frozen)
 
     heir = await here.worker()
     await here.wait(heir.tells("handling", id=order, attempt=2), "another worker to take over")
@@ -95,7 +95,7 @@ async def test_a_worker_frozen_past_its_lease_goes_on_with_what_is_left(here: Sc
     frozen = await here.worker()
     (first,) = await here.publish(Task(do="wait"))
     await here.wait(frozen.tells("handling", id=first), "the first attempt")
-    frozen.freeze()
+    await here.freeze(frozen)
     heir = await here.worker()
     await here.wait(heir.tells("handling", id=first), "another worker to take over")
     await heir.kill()

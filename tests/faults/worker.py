@@ -5,7 +5,7 @@
 OPTIONS is the JSON of `Options`. The app has one subscriber, `work` in the group `shop`, which does what each message
 says (`Task`) and then emits the message's id to `done`. It prints one JSON object a line, `{"event": …}`, and takes
 commands as lines on its standard input: `go` lets a waiting handler end, `clock SECONDS` moves its clock to that
-distance from the machine's.
+distance from the machine's, `status` asks for the worker's trouble.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from carteiro import Body, Carteiro, Message, Outgoing, Retry, constant
+from carteiro import Body, Carteiro, CarteiroError, Message, Outgoing, Retry, constant
 from carteiro.message import Action, Delivery, Outcome, Subscription
 from carteiro.ports.broker import Backend, Consumer
 from carteiro.ports.clock import SystemClock
@@ -48,6 +48,8 @@ class Options(msgspec.Struct, kw_only=True, omit_defaults=True):
     publish: bool = False
     """Publish to `work`, 20 messages at a time, until SIGTERM, in place of handling any; tell what is acknowledged."""
     publish_timeout: float = 30.0
+    user: int | None = None
+    """The user to become, so that permissions mean something where the tests run as root."""
     file: str | None = None
     """The broker's file, if each acknowledgement is to tell how far its log was committed then."""
 
@@ -195,7 +197,11 @@ class WorkerApp:
 
     async def _publish(self) -> None:
         async def one(number: int) -> None:
-            id = await self.app.publish("work", Task(padding="x" * (number % 500)))
+            try:
+                id = await self.app.publish("work", Task(padding="x" * (number % 500)))
+            except CarteiroError as error:
+                self.tell("failed", error=type(error).__name__, text=str(error))
+                return
             file = self.options.file
             self.tell("published", id=id, mark=None if file is None else msgspec.to_builtins(mark(Path(file))))
 
@@ -215,6 +221,9 @@ class WorkerApp:
             elif command == "clock":
                 self.clock.offset = float(arguments[0])
                 self.tell("clock", offset=self.clock.offset)
+            elif command == "status":
+                running = self.app.worker
+                self.tell("status", trouble=running and running.trouble)
 
     def _die_before_commit(self) -> None:
         from carteiro.backends.sqlite.session import Session
@@ -244,7 +253,13 @@ class Narrator(logging.Handler):
 async def main(url: str, options: Options) -> None:
     worker = WorkerApp(url, options)
     logging.getLogger("carteiro").addHandler(Narrator(worker))
-    await worker.run()
+    if options.user is not None:
+        os.setuid(options.user)
+    try:
+        await worker.run()
+    except CarteiroError as error:
+        worker.tell("failed", error=type(error).__name__, text=str(error))
+        sys.exit(1)
 
 
 if __name__ == "__main__":

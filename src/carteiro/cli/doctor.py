@@ -43,7 +43,7 @@ def doctor(app: AppOption = None, broker: BrokerOption = None, json: JsonOption 
         show_table(("check", "status", "detail"), [(check.name, check.status, check.detail) for check in checks])
         rows = [(one.value, _WORDS[answer.level], answer.how) for one, answer in support.items()]
         print()
-        show_table(("feature", "there", "how"), rows)
+        show_table(("feature", "supported", "how"), rows)
     return Exit.FAILED if any(check.status == "error" for check in checks) else Exit.DONE
 
 

@@ -92,15 +92,17 @@ class BatchAttempt:
         try:
             call = isolated(self._plan.call(messages, values), self._endings.blocked)
             result = await (call if self._timeout is None else self._around.deadlines.limit(call, self._timeout))
-            emits = [] if self._endings.silent else await self._endings.published(messages[0], result)
+            emits = [await self._endings.published(messages[0], result)]
+            emits += (self._endings.replied(message, result) for message in messages[1:])
         except KeyboardInterrupt:
             raise
         except BatchFailed as some:
             return [
-                failed(delivery, some.errors[index]) if index in some.errors else Outcome(delivery, Action.ACK)
+                failed(delivery, some.errors[index])
+                if index in some.errors
+                else Outcome(delivery, Action.ACK, emits=self._endings.replied(delivery.message, None))
                 for index, delivery in enumerate(deliveries)
             ]
         except BaseException as error:
             return [failed(delivery, error) for delivery in deliveries]
-        first, *others = deliveries
-        return [Outcome(first, Action.ACK, emits=emits), *(Outcome(delivery, Action.ACK) for delivery in others)]
+        return [Outcome(delivery, Action.ACK, emits=sent) for delivery, sent in zip(deliveries, emits, strict=True)]

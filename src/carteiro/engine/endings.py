@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -12,13 +11,13 @@ import msgspec
 
 from carteiro.engine.deadlines import Deadlines
 from carteiro.engine.failures import after_failure, describe
+from carteiro.engine.replies import emitted_id, reply
 from carteiro.engine.routes import Handler
 from carteiro.handlers.codecs import Codec, encode
 from carteiro.handlers.injected import Emitted
 from carteiro.handlers.running import Called
 from carteiro.message import (
     CONTENT_TYPE,
-    ERROR,
     EXPIRES_AT,
     NO_HEADERS,
     REPLY_TO,
@@ -62,24 +61,30 @@ class Endings:
         self.silent = not (handler.publishes or handler.plan.emits)
         """Whether nothing is ever published but replies."""
         self._handler = handler
-        self._group = subscription.group
+        self._subscription = subscription
         self._around = around
 
     async def published(self, message: Message, result: Any) -> list[Outgoing]:
         """What an attempt publishes if it is acked: the reply, what the handler returned, what it emitted."""
+        outgoing = self.replied(message, result)
         emitted: list[Emitted] = []
         if isinstance(result, Called):
             result, emitted = result.result, list(result.emitted)
-        outgoing: list[Outgoing] = []
-        if REPLY_TO in message.headers:
-            body, content_type = encode(result, codec=self._around.codec)
-            outgoing.append(self._reply(message, body, {CONTENT_TYPE: content_type} if content_type else {}))
         if result is not None:
             emitted.extend(Emitted(topic, result, None, NO_HEADERS, 0.0) for topic in self._handler.publishes)
         for number, emit in enumerate(emitted):
             sent = self._outgoing(message, emit, number)
             outgoing.extend([sent] if self._around.intercept is None else await self._around.intercept(sent))
         return outgoing
+
+    def replied(self, message: Message, result: Any) -> list[Outgoing]:
+        """The reply, if one is waited for."""
+        if REPLY_TO not in message.headers:
+            return []
+        if isinstance(result, Called):
+            result = result.result
+        body, content_type = encode(result, codec=self._around.codec)
+        return [reply(message, self._subscription, body, {CONTENT_TYPE: content_type} if content_type else {})]
 
     def failed(self, delivery: Delivery, error: BaseException) -> Outcome:
         """Release if the worker is stopping; otherwise another attempt or a dead letter, and a line in the log."""
@@ -98,9 +103,7 @@ class Endings:
             )  # fmt: skip
             return outcome
         log.error("%s gave up on %s after attempt %d: %s", self.name, message.id, message.attempt, describe(error))
-        if REPLY_TO not in message.headers:
-            return outcome
-        return msgspec.structs.replace(outcome, emits=[self._reply(message, b"null", {ERROR: describe(error)})])
+        return outcome
 
     def blocked(self, held: float) -> None:
         log.warning(
@@ -114,17 +117,6 @@ class Endings:
         if content_type:
             headers.setdefault(CONTENT_TYPE, content_type)
         return Outgoing(
-            emitted_id(parent.id, self._group, number), emit.topic, body, emit.key, headers,
+            emitted_id(parent, self._subscription, number), emit.topic, body, emit.key, headers,
             parent.correlation_id, emit.delay,
         )  # fmt: skip
-
-    def _reply(self, message: Message, body: bytes, headers: Mapping[str, str]) -> Outgoing:
-        return Outgoing(
-            emitted_id(message.id, self._group, -1), message.headers[REPLY_TO], body, None, headers,
-            message.correlation_id,
-        )  # fmt: skip
-
-
-def emitted_id(parent: str, group: str, number: int) -> str:
-    """The id of the nth message that handling `parent` emits: the same whenever the same attempt is repeated."""
-    return hashlib.blake2b(f"{parent}/{group}/{number}".encode(), digest_size=12).hexdigest()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import traceback
 from pathlib import Path
 
 from carteiro.durations import seconds
+from carteiro.engine.replies import reply
 from carteiro.errors import InvalidBody, InvalidHandler, NoHandler, Reject, RetryLater, Unencodable, WorkerLost
-from carteiro.message import Action, Delivery, Failure, Outcome
+from carteiro.message import ERROR, REPLY_TO, Action, Delivery, Failure, Outcome
 from carteiro.policies.retry import Retry
+
+log = logging.getLogger("carteiro.worker")
 
 _OURS = str(Path(__file__).parent.parent)
 _HOPELESS = (InvalidBody, InvalidHandler, NoHandler, Reject, Unencodable)
@@ -28,7 +32,8 @@ def lost_with_worker(delivery: Delivery, now: float) -> Outcome:
     """The outcome for a message whose last permitted attempt never ended."""
     times = "once" if delivery.lost == 1 else f"{delivery.lost} times"
     error = WorkerLost(f"the worker died or lost its lease {times} while it held this message")
-    return Outcome(delivery, Action.DEAD, failure=Failure(delivery.message.attempt - 1, now, describe(error), ""))
+    log.error("gave up on %s of %s: %s", delivery.message.id, delivery.subscription, error)
+    return _dead(delivery, Failure(delivery.message.attempt - 1, now, describe(error), ""))
 
 
 def after_failure(delivery: Delivery, error: BaseException, retry: Retry, now: float) -> Outcome:
@@ -36,8 +41,15 @@ def after_failure(delivery: Delivery, error: BaseException, retry: Retry, now: f
     failure = failure_of(delivery, error, now)
     delay = _retry_delay(delivery, error, retry, now)
     if delay is None:
-        return Outcome(delivery, Action.DEAD, failure=failure)
+        return _dead(delivery, failure)
     return Outcome(delivery, Action.RETRY, delay=delay, failure=failure)
+
+
+def _dead(delivery: Delivery, failure: Failure) -> Outcome:
+    """A dead letter; whoever waits for a reply is told that there will be none, and why."""
+    message, told = delivery.message, {ERROR: failure.error}
+    emits = [reply(message, delivery.subscription, b"null", told)] if REPLY_TO in message.headers else ()
+    return Outcome(delivery, Action.DEAD, failure=failure, emits=emits)
 
 
 def _retry_delay(delivery: Delivery, error: BaseException, retry: Retry, now: float) -> float | None:

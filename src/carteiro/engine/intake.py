@@ -131,19 +131,25 @@ class Intake:
         if deliveries:
             self._on_claimed()
         start = 0
-        while start < len(deliveries):
-            subscription = deliveries[start].subscription
-            end = start + 1
-            while end < len(deliveries) and deliveries[end].subscription is subscription:
-                end += 1
-            lane = self._lanes[subscription]
-            some = deliveries if end - start == len(deliveries) else deliveries[start:end]
-            lane.adapt()
-            limit = self._limits.get(subscription)
-            if limit is not None:
-                some = await self._permitted(lane, limit, some)
-            lane.put(await self._quarantine.inspect(lane, some))
-            start = end
+        try:
+            while start < len(deliveries):
+                subscription = deliveries[start].subscription
+                end = start + 1
+                while end < len(deliveries) and deliveries[end].subscription is subscription:
+                    end += 1
+                lane = self._lanes[subscription]
+                some = deliveries if end - start == len(deliveries) else deliveries[start:end]
+                lane.adapt()
+                limit = self._limits.get(subscription)
+                if limit is not None:
+                    some = await self._permitted(lane, limit, some)
+                lane.put(await self._quarantine.inspect(lane, some))
+                start = end
+        except BaseException:
+            # A stop, or a broker that goes away meanwhile, is no attempt at what no lane has got yet.
+            for delivery in deliveries[start:]:
+                self._lanes[delivery.subscription].settle(Outcome(delivery, Action.RELEASE))
+            raise
 
 
 def _being_cancelled() -> bool:

@@ -144,8 +144,9 @@ class Worker:
             serve or one_by_one(self._handle(route)),
             concurrency=route.concurrency,
             capacity=capacity,
-            # Without a second attempt, what waits in a buffer would die with its worker: only what starts is fetched.
-            prefetch=0 if attempts == 1 else route.prefetch,
+            # Only what starts is fetched, where there is no second attempt (what waits in a buffer would die with its
+            # worker) and where there is a rate (permits that wait in a buffer would all be used at once later).
+            prefetch=0 if attempts == 1 or route.rate is not None else route.prefetch,
             attempts=attempts,
             clock=self._around.clock,
             settle=self._settler.add,

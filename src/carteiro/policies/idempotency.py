@@ -82,6 +82,15 @@ class Marks:
         write = Write(key, mine, ttl=self._claim_ttl, expect=entry.version if entry else 0)
         return Standing.MINE if (await self._store.write([write]))[0] else Standing.TAKEN
 
+    async def given_back(self, message: Message) -> list[Write]:
+        """The writes that end a message which is not tried again: what it has claimed, others may."""
+        try:
+            key = self.key_of(message)
+        except InvalidBody:
+            return []
+        entry = (await self._store.get([key])).get(key)
+        return [self.undone(key)] if entry is not None and entry.value == message.id.encode() else []
+
     def done(self, key: str) -> Write:
         """The write that goes with the ack."""
         return Write(key, _DONE, ttl=self._done_ttl)

@@ -36,18 +36,15 @@ class Rate(msgspec.Struct, frozen=True):
             raise ConfigurationError(f"rate limit `{text}`: write it as 100/m, 10/s, 5/10s or 1000/h")
         return cls(int(found[1]), int(found[2] or 1) * UNITS[found[3]])
 
-    @property
-    def interval(self) -> float:
-        return self.per / self.count
-
 
 class RateLimiter:
     """Hands out permits for one rate under one key of the store."""
 
     def __init__(self, rate: Rate, key: str, store: Store, clock: Clock) -> None:
-        self.burst = max(1, int(BURST / rate.interval))
+        self.burst = max(1, int(BURST * rate.count / rate.per))
         """The most permits there ever are at once."""
-        self._interval = rate.interval
+        # After a pause a burst goes at once: the others are spaced so that no window ever holds more than the count.
+        self._interval = rate.per / (rate.count - self.burst + 1)
         self._key = f"rate:{key}"
         self._store = store
         self._clock = clock

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
-
 from carteiro.errors import UnknownBackend
 from carteiro.ports.broker import Backend, OpenBackend
 from carteiro.ports.clock import SYSTEM_CLOCK, Clock
@@ -13,6 +11,8 @@ GROUP = "carteiro.backends"
 
 def open_backend(url: str, *, clock: Clock = SYSTEM_CLOCK) -> Backend:
     """The backend for `url`, not yet connected. Raises UnknownBackend, naming what is installed and what is missing."""
+    from importlib.metadata import entry_points  # 25 ms, which importing carteiro need not take
+
     scheme, separator, _ = url.partition("://")
     if not separator:
         raise UnknownBackend(f"`{url}` is no broker URL: write it as sqlite:///path/file.db or memory://")

@@ -61,5 +61,5 @@ class SqliteBroker(SqliteInspector):
 
     def consume(self, subscriptions: Sequence[Subscription]) -> SqliteConsumer:
         consumer = SqliteConsumer(self._database, subscriptions)
-        self._consumers.append(consumer)
+        self._consumers = [one for one in self._consumers if not one.closed] + [consumer]
         return consumer

@@ -22,13 +22,13 @@ class SqliteConsumer:
         self._id = new_id()
         self._leftover: list[tuple[float, Delivery]] = []
         self._fetches: set[Fetch] = set()
-        self._closed = False
+        self.closed = False
         database.keeper.join(self._id, subscriptions)
         database.wake()
 
     async def fetch(self, room: Mapping[Subscription, int]) -> Sequence[Delivery]:
         """Raises NotConnected once the consumer is closed, also where it was waiting then."""
-        if self._closed:
+        if self.closed:
             raise self._error()
         if self._leftover and (deliveries := self._take_leftover(room)):
             return deliveries
@@ -53,9 +53,9 @@ class SqliteConsumer:
 
     async def close(self) -> None:
         """What no handler has seen is handed back at once, and does not count as an attempt."""
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
+        self.closed = True
         for fetch in self._fetches:
             if not fetch.future.done():
                 fetch.future.set_exception(self._error())

@@ -128,6 +128,7 @@ class Database:
                 mailbox.put(_Stop())
                 if self._process == os.getpid():
                     await asyncio.to_thread(self._thread.join)
+                self.keeper = Keeper()
 
     async def write(self, work: Callable[[Session], T]) -> T:
         """Run `work` in a transaction; returns when it is committed."""
@@ -260,7 +261,7 @@ class _Worker:
     def _commit(self, requests: list[Request]) -> None:
         session = self._session
         session.begin()
-        version = self._data_version()
+        version = self._session.data_version()
         self._keeper.tend(session)
         for request in requests:
             self._run(request)
@@ -303,7 +304,7 @@ class _Worker:
 
     def _has_news(self) -> bool:
         """Whether a parked fetch may get something now. Looks into the table only if it may have changed."""
-        version = self._data_version()
+        version = self._session.data_version()
         due = self._next_due is not None and self._clock.time() * 1_000_000 >= self._next_due
         if version == self._seen and not due:
             self._quiet += 1
@@ -319,11 +320,6 @@ class _Worker:
                 news = True
         self._seen = version
         return news
-
-    def _data_version(self) -> int:
-        """Changes with each commit of another connection."""
-        version: int = self._session.connection.execute("PRAGMA data_version").fetchone()[0]
-        return version
 
     def _visible(self, fetch: Fetch) -> list[Subscription]:
         """Those of a fetch's subscriptions that have something visible; notes when the others will."""
@@ -376,7 +372,9 @@ def _resolve(answers: Sequence[_Answer]) -> None:
 
 
 def _succeed(opened: asyncio.Future[_Mailbox], mailbox: _Mailbox) -> None:
-    if not opened.done():
+    if opened.done():
+        mailbox.put(_Stop())  # nobody waits for it any more
+    else:
         opened.set_result(mailbox)
 
 

@@ -1,4 +1,4 @@
-"""A look at the file's health, from outside: it needs no running broker and changes nothing."""
+"""A look at the file's health. It opens the file as a broker would, so a file that is not there yet is made."""
 
 from __future__ import annotations
 

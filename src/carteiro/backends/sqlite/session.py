@@ -54,10 +54,15 @@ class Session:
     def look(self) -> None:
         """Bring the time and the routes up to now."""
         self.now = micros(self.clock.time())
-        version, self._claims = self.run("counters").fetchone()
+        version, self._claims = self._patiently(lambda: self.run("counters").fetchone())
         self._claimed = False
         if version != self.routes.version:
             self.routes.load(self.connection, version)
+
+    def data_version(self) -> int:
+        """Another one after each commit of another connection."""
+        version: int = self._patiently(lambda: self.connection.execute("PRAGMA data_version").fetchone()[0])
+        return version
 
     def commit(self) -> None:
         self.connection.execute("COMMIT")
