@@ -1,7 +1,7 @@
 """Huey on SQLite, with its documented defaults but one: `fsync=True`, which says what SQLite's own default is.
 
-Its file is then as safe as ours: WAL and `synchronous=FULL`. A task is deleted before it runs, so a crash loses it: what
-carteiro keeps (lease, fence) it does not have to write. The body travels as bytes and is validated by the task.
+Its file is then as safe as ours: WAL and `synchronous=FULL`. A task is deleted before it runs, so a crash loses it:
+leases and fences it does not have to write. The body travels as bytes and is validated by the task.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def tell(**fields: object) -> None:
 
 
 class Tally:
-    """Counts what is handled and tells each `every`: how many, when (a clock that processes share), the CPU time so far."""
+    """Counts what is handled; at each `every` it tells how many, when (on a shared clock), and its CPU time."""
 
     def __init__(self, every: int) -> None:
         self.handled = 0

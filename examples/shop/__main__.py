@@ -78,9 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m examples.shop", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000, help="0 for any that is free (default 8000)")
-    parser.add_argument(
-        "--without", action="append", default=[], metavar="GROUP", help="leave this group out: it is down"
-    )
+    parser.add_argument("--without", action="append", default=[], metavar="GROUP", help="this group is down")
     parser.add_argument("--quiet", action="store_true", help="print no line a message")
     return parser
 

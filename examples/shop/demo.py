@@ -134,16 +134,14 @@ def _directory(keep: Path | None) -> Iterator[None]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m examples.shop.demo", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        "python -m examples.shop.demo", description="Feed a day's orders through the shop, and account for each."
+    )
     parser.add_argument("--orders", type=Path, default=FILE, metavar="FILE", help="one order a line (orders.jsonl)")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leave the shop's files in this empty directory")
     parser.add_argument("--kill", action="store_true", help="kill the shop's process in the middle, and open it again")
-    parser.add_argument(
-        "--without", action="append", default=[], metavar="GROUP", help="leave this group out: it is down"
-    )
-    parser.add_argument(
-        "--patience", type=float, default=30, metavar="SECONDS", help="give up after so long without news"
-    )
+    parser.add_argument("--without", action="append", default=[], metavar="GROUP", help="this group is down")
+    parser.add_argument("--patience", type=float, default=30, metavar="SECONDS", help="how long without news")
     parser.add_argument("--json", action="store_true", help="print the account as JSON")
     return parser
 

@@ -34,7 +34,8 @@ SUBSCRIPTIONS = (STOCK, LEDGER, AUDIT, RETOLD)
 RETAINED = Retention("orders", 3_600)
 STORE_KEY = "last"
 
-subscriptions = st.sampled_from(SUBSCRIPTIONS)
+topics = st.sampled_from(["orders", "orders", "refunds"])
+keys = st.sampled_from(["a", "a", "b", None])
 delays = st.sampled_from([0, 0, 0, 5, 60])
 
 
@@ -90,12 +91,12 @@ class Lives(RuleBasedStateMachine):
 
     # -- what happens to messages --------------------------------------------------------------------------------------
 
-    @rule(topic=st.sampled_from(["orders", "refunds"]), key=st.sampled_from([None, "a", "b"]), delay=delays)
-    def publish(self, topic: str, key: str | None, delay: int) -> None:
-        self.bodies += 1
-        message = Outgoing(new_id(), topic, b"%d" % self.bodies, key, {}, "cause", delay)
-        self.same(backend.broker.publish([message]) for backend in self.backends)
-        self.note_arrival(topic, message.key, message.body)
+    @rule(sent=st.lists(st.tuples(topics, keys, delays), min_size=1, max_size=5))
+    def publish(self, sent: list[tuple[str, str | None, int]]) -> None:
+        messages = [Outgoing(new_id(), topic, self.new_body(), key, {}, "cause", delay) for topic, key, delay in sent]
+        self.same(backend.broker.publish(messages) for backend in self.backends)
+        for message in messages:
+            self.note_arrival(message.topic, message.key, message.body)
 
     @rule(number=st.integers(0, 2))
     def publish_deduped(self, number: int) -> None:
@@ -105,10 +106,10 @@ class Lives(RuleBasedStateMachine):
         if self.counts()[AUDIT] > before:
             self.note_arrival("refunds", None, message.body)
 
-    @rule(subscription=subscriptions, room=st.integers(1, 4))
-    def fetch(self, subscription: Subscription, room: int) -> None:
-        if self.status(subscription).waiting == 0:
-            return
+    @precondition(lambda self: self.visible())
+    @rule(data=st.data(), room=st.integers(1, 5))
+    def fetch(self, data: st.DataObject, room: int) -> None:
+        subscription = data.draw(st.sampled_from(self.visible()))
         fetched = [self.run(consumer.fetch({subscription: room})) for consumer in self.consumers]
         for other in fetched[1:]:
             assert [told(one) for one in other] == [told(one) for one in fetched[0]]
@@ -123,13 +124,15 @@ class Lives(RuleBasedStateMachine):
             self.claims.append(claim)
 
     @precondition(lambda self: self.claims)
-    @rule(data=st.data(), action=st.sampled_from(Action), delay=delays, emit=st.booleans())
-    def settle(self, data: st.DataObject, action: Action, delay: int, emit: bool) -> None:
-        claim = data.draw(st.sampled_from(self.claims))
+    @rule(data=st.data(), endings=st.lists(st.tuples(st.sampled_from(Action), delays, st.booleans()), min_size=1))
+    def settle(self, data: st.DataObject, endings: list[tuple[Action, int, bool]]) -> None:
+        for action, delay, emit in endings:
+            self.settle_one(data.draw(st.sampled_from(self.claims[-4:])), action, delay, emit)
+
+    def settle_one(self, claim: Claim, action: Action, delay: int, emit: bool) -> None:
         holds = self.newest.get(claim.row) is claim
-        self.bodies += 1
-        emits = [Outgoing(new_id(), "refunds", b"%d" % self.bodies, None, {}, "cause")] if emit else []
-        writes = [Write(STORE_KEY, b"%d" % self.bodies)]
+        emits = [Outgoing(new_id(), "refunds", self.new_body(), None, {}, "cause")] if emit else []
+        writes = [Write(STORE_KEY, self.new_body())]
         lost: list[bool] = []
         for consumer, delivery in zip(self.consumers, claim.deliveries, strict=True):
             failed = action in (Action.RETRY, Action.DEAD)
@@ -145,7 +148,7 @@ class Lives(RuleBasedStateMachine):
     @precondition(lambda self: self.claims)
     @rule(data=st.data())
     def renew(self, data: st.DataObject) -> None:
-        claim = data.draw(st.sampled_from(self.claims))
+        claim = data.draw(st.sampled_from(self.claims[-4:]))
         holds = self.newest.get(claim.row) is claim
         for consumer, delivery in zip(self.consumers, claim.deliveries, strict=True):
             assert bool(self.run(consumer.renew([delivery]))) is not holds
@@ -240,6 +243,10 @@ class Lives(RuleBasedStateMachine):
         """Whether its lease has not ended."""
         return claim.until > self.clock.time()
 
+    def new_body(self) -> bytes:
+        self.bodies += 1
+        return b"%d" % self.bodies
+
     # -- both at once -------------------------------------------------------------------------------------------------
 
     def run(self, awaitable: Any) -> Any:
@@ -260,9 +267,11 @@ class Lives(RuleBasedStateMachine):
     def inspectors(self) -> list[Inspector]:
         return [backend.broker for backend in self.backends if isinstance(backend.broker, Inspector)]
 
-    def status(self, subscription: Subscription) -> Any:
-        statuses = self.run(self.inspectors[0].groups())
-        return next(one for one in statuses if (one.topic, one.group) == (subscription.topic, subscription.group))
+    def visible(self) -> list[Subscription]:
+        """The subscriptions that a fetch would not wait for."""
+        statuses = [one for inspector in self.inspectors[:1] for one in self.run(inspector.groups())]
+        waiting = {(one.topic, one.group) for one in statuses if one.waiting}
+        return [one for one in SUBSCRIPTIONS if (one.topic, one.group) in waiting]
 
     def counts(self) -> dict[Subscription, int]:
         """How many messages each group has yet to end."""

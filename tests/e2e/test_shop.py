@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
+import sqlite3
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -52,7 +54,8 @@ async def standing(client: httpx.AsyncClient, order: str, status: str) -> dict[s
     async with asyncio.timeout(PATIENCE):
         while True:
             answer = await client.get(order)
-            if answer.status_code == 200 and (found := answer.json())["status"] == status:
+            found: dict[str, Any] = answer.json()
+            if found.get("status") == status:
                 return found
 
 
@@ -104,6 +107,25 @@ async def test_a_listener_that_is_down_stops_no_other():
             await gave_up.wait()
 
 
+async def test_an_order_that_comes_twice_is_one_order():
+    answers: asyncio.Queue[str] = asyncio.Queue()
+    listener = Carteiro("test", broker=EMBEDDED)
+
+    @listener.subscriber("orders.reserved")
+    async def hear(message: Message) -> None:
+        answers.put_nowait(message.id)
+
+    order = {"id": "A-1", "customer": "Ana", "sku": "pen", "quantity": 2, "amount": "178.00", "card": "tok_visa"}
+    async with listener.lifespan(), opened() as client, asyncio.timeout(PATIENCE):
+        for _ in range(2):
+            await listener.publish("orders.placed", order)
+            await answers.get()
+        await standing(client, "/orders/A-1", "shipped")
+    with contextlib.closing(sqlite3.connect("shop.db")) as books:
+        assert books.execute("SELECT units FROM shelf WHERE sku = 'pen'").fetchone() == (18,)
+        assert books.execute("SELECT count(*) FROM payment").fetchone() == (1,)
+
+
 async def test_a_department_that_was_closed_finds_its_work_when_it_opens_again():
     async with opened("--without", "payment") as client:
         place_of_order = await place(client)
@@ -114,7 +136,13 @@ async def test_a_department_that_was_closed_finds_its_work_when_it_opens_again()
 
 async def test_what_is_no_order_is_told_so_at_once():
     async with opened() as client:
-        wrong = [{"sku": "typewriter"}, {"quantity": 0}, {"quantity": "three"}, {"customer": None}, {"card": "4111"}]
+        wrong: list[dict[str, Any]] = [
+            {"sku": "typewriter"},
+            {"quantity": 0},
+            {"quantity": "three"},
+            {"customer": None},
+            {"card": "4111"},
+        ]
         for basket in wrong:
             answer = await client.post("/orders", json={"customer": "Ana", "sku": "wax", **basket})
             assert answer.status_code == 422, basket

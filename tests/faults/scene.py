@@ -80,6 +80,7 @@ class Scene:
                 return
             except BrokerUnavailable:
                 worker.thaw()
+                await self.broker.declare([DONE])  # when its commit is over
 
     # -- seeing ------------------------------------------------------------------------------------------------------
 

@@ -116,7 +116,7 @@ async def test_a_corrupted_file_is_named_at_once(url: str, file: Path, where: st
 
 
 async def test_a_worker_whose_file_is_corrupted_under_it_ends_and_says_why(url: str, file: Path) -> None:
-    async with scene(url) as here:
+    async with scene(f"{url}?busy_timeout=0.2") as here:
         worker = await here.worker()
         await here.freeze(worker)
         await here.publish(*(Task(padding="x" * 10_000) for _ in range(2000)))

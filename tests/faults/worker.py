@@ -25,7 +25,7 @@ import msgspec
 
 from carteiro import Body, Carteiro, CarteiroError, Message, Outgoing, Retry, constant
 from carteiro.message import Action, Delivery, Outcome, Subscription
-from carteiro.ports.broker import Backend, Consumer
+from carteiro.ports.broker import Backend
 from carteiro.ports.clock import SystemClock
 from carteiro.ports.registry import open_backend
 from tests.faults.wal import mark
@@ -76,31 +76,37 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class Sabotaged:
+class Layer:
     """Passes every call through to `inner`, but for those that a subclass replaces."""
 
-    def __init__(self, inner: Any, worker: WorkerApp) -> None:
+    def __init__(self, inner: Any) -> None:
         self._inner = inner
-        self._worker = worker
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
 
-class SabotagedBackend(Sabotaged):
+class Sabotaged(Layer):
+    """A backend and its broker, whose consumers are in the worker's hand."""
+
+    def __init__(self, inner: Any, worker: WorkerApp) -> None:
+        super().__init__(inner)
+        self._worker = worker
+
     @property
     def broker(self) -> Any:
-        return SabotagedBroker(self._inner.broker, self._worker)
+        return Sabotaged(self._inner.broker, self._worker)
+
+    def consume(self, subscriptions: Sequence[Subscription]) -> Any:
+        return SabotagedConsumer(self._inner.consume(subscriptions), self._worker)
 
 
-class SabotagedBroker(Sabotaged):
-    def consume(self, subscriptions: Sequence[Subscription]) -> Consumer:
-        consumer: Any = SabotagedConsumer(self._inner.consume(subscriptions), self._worker)
-        return consumer  # type: ignore[no-any-return]
-
-
-class SabotagedConsumer(Sabotaged):
+class SabotagedConsumer(Layer):
     """Dies at the step that the worker's options name, and tells what was refused."""
+
+    def __init__(self, inner: Any, worker: WorkerApp) -> None:
+        super().__init__(inner)
+        self._worker = worker
 
     async def fetch(self, room: Mapping[Subscription, int]) -> Sequence[Delivery]:
         deliveries: Sequence[Delivery] = await self._inner.fetch(room)
@@ -129,7 +135,7 @@ class WorkerApp:
         self._stopping = False
         self.clock = MovedClock()
         self._go = asyncio.Event()
-        backend: Any = SabotagedBackend(open_backend(url, clock=self.clock), self)
+        backend: Any = Sabotaged(open_backend(url, clock=self.clock), self)
         self.app = self._app(backend)
         if options.crash == "committing":
             self._die_before_commit()
@@ -247,7 +253,7 @@ class Narrator(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         running = self._worker.app.worker
-        self._worker.tell("log", text=record.getMessage(), trouble=running and running.trouble)
+        self._worker.tell("log", text=self.format(record), trouble=running and running.trouble)
 
 
 async def main(url: str, options: Options) -> None:

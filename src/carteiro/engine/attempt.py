@@ -1,33 +1,31 @@
 """One attempt: from a delivery to its outcome.
 
-What the policies ask for is put together once, when the worker starts: a handler without a timeout, middleware,
-publishers or idempotency has none of their steps on its way.
+What the policies ask for is put together once, when the worker starts: a handler without a timeout, middleware or
+publishers has none of their steps on its way.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from carteiro.engine.endings import Endings, Surroundings
-from carteiro.engine.failures import after_failure, lost_with_worker
-from carteiro.engine.isolation import isolated
+from carteiro.engine.failures import after_failure
+from carteiro.engine.isolation import Pending, begin
 from carteiro.engine.routes import ConsumeMiddleware, Handler
-from carteiro.errors import BrokerUnavailable, ConfigurationError, NoHandler
+from carteiro.errors import NoHandler
 from carteiro.handlers.plan import Plan
-from carteiro.message import REPLY_TO, TYPE, Action, Delivery, Message, Outcome, Subscription, Write
-from carteiro.policies.idempotency import Marks, Standing
+from carteiro.message import REPLY_TO, TYPE, Action, Delivery, Message, Outcome, Subscription
 from carteiro.policies.retry import NO_RETRY
 
 log = logging.getLogger("carteiro.worker")
 
 Handle = Callable[[Delivery], Awaitable[Outcome]]
 
-STEP_BACK = 0.5
-"""Seconds after which a message is looked at again whose idempotency key another one holds."""
+ACK: Final = Action.ACK
 
 
 class Attempt:
@@ -36,63 +34,40 @@ class Attempt:
     def __init__(self, handler: Handler, subscription: Subscription, around: Surroundings) -> None:
         plan = handler.plan
         assert isinstance(plan, Plan)
+        self.endings = Endings(handler, subscription, around)
         self._around = around
-        self._endings = Endings(handler, subscription, around)
-        self._silent = self._endings.silent
-        self._blocked = self._endings.blocked
+        self._silent = self.endings.silent
+        self._blocked = self.endings.blocked
         self._attempts = handler.retry.attempts
         self._timeout = handler.timeout
-        self._marks = self._marks_of(handler, subscription)
         self._invoke: Callable[[Message], Any] = with_middleware(plan.call, handler.middleware)
 
     async def __call__(self, delivery: Delivery) -> Outcome:
         message = delivery.message
-        if message.attempt > self._attempts:
-            return lost_with_worker(delivery, self._around.clock.time())
         headers = message.headers
-        if headers and self._around.expired(headers):
-            return Outcome(delivery, Action.ACK)
-        if self._marks is not None:
-            return await self._once(delivery, self._marks)
-        return await self._attempt(delivery)
-
-    async def _attempt(self, delivery: Delivery) -> Outcome:
-        message = delivery.message
         try:
-            call = isolated(self._invoke(message), self._blocked)
-            result = await (call if self._timeout is None else self._around.deadlines.limit(call, self._timeout))
-            if self._silent and REPLY_TO not in message.headers:
-                return Outcome(delivery, Action.ACK)
-            return Outcome(delivery, Action.ACK, emits=await self._endings.published(message, result))
+            if headers or message.attempt > self._attempts:
+                ended = self.ended(delivery)
+                if ended is not None:
+                    return ended
+            result = begin(self._invoke(message), self._blocked)
+            if type(result) is Pending:
+                rest = result.rest()
+                result = await (rest if self._timeout is None else self._around.deadlines.limit(rest, self._timeout))
+            if self._silent and REPLY_TO not in headers:
+                return Outcome(delivery, ACK)
+            return Outcome(delivery, ACK, emits=await self.endings.published(message, result))
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            return self._endings.failed(delivery, error)
+            return self.endings.failed(delivery, error)
 
-    async def _once(self, delivery: Delivery, marks: Marks) -> Outcome:
+    def ended(self, delivery: Delivery) -> Outcome | None:
+        """The outcome of a message that is not to be attempted any more, or None."""
         message = delivery.message
-        try:
-            key = marks.key_of(message)
-            standing = await marks.claim(key, message)
-        except BrokerUnavailable as error:
-            log.warning("%s waits for the store: %s", self._endings.name, error)
-            return Outcome(delivery, Action.RELEASE, delay=STEP_BACK)
-        except Exception as error:
-            return self._endings.failed(delivery, error)
-        if standing is Standing.DONE:
-            return Outcome(delivery, Action.ACK)
-        if standing is Standing.TAKEN:
-            return Outcome(delivery, Action.RELEASE, delay=STEP_BACK)
-        outcome = await self._attempt(delivery)
-        write: Write = marks.done(key) if outcome.action is Action.ACK else marks.undone(key)
-        return msgspec.structs.replace(outcome, writes=[*outcome.writes, write])
-
-    def _marks_of(self, handler: Handler, subscription: Subscription) -> Marks | None:
-        if handler.idempotency is None:
-            return None
-        if self._around.store is None:
-            raise ConfigurationError(f"handler {self._endings.name} needs a store for its idempotency: pass `store=`")
-        return Marks(handler.idempotency, str(subscription), self._around.store, subscription.lease)
+        if message.attempt > self._attempts:
+            return self.endings.lost(delivery)
+        return Outcome(delivery, ACK) if self._around.expired(message.headers) else None
 
 
 def by_type(attempts: Mapping[str | None, Handle], subscription: Subscription, around: Surroundings) -> Handle:

@@ -12,8 +12,7 @@ from typing import Any
 
 from carteiro.engine.current import current
 from carteiro.engine.endings import Endings, Surroundings
-from carteiro.engine.failures import lost_with_worker
-from carteiro.engine.isolation import isolated
+from carteiro.engine.isolation import Pending, begin
 from carteiro.engine.lane import Lane, interrupted
 from carteiro.engine.routes import Handler
 from carteiro.errors import BatchFailed
@@ -73,7 +72,7 @@ class BatchAttempt:
         for delivery in deliveries:
             message = delivery.message
             if message.attempt > self._attempts:
-                outcomes.append(lost_with_worker(delivery, self._around.clock.time()))
+                outcomes.append(self._endings.lost(delivery))
             elif message.headers and self._around.expired(message.headers):
                 outcomes.append(Outcome(delivery, Action.ACK))
             else:
@@ -90,8 +89,10 @@ class BatchAttempt:
         failed = self._endings.failed
         messages = [delivery.message for delivery in deliveries]
         try:
-            call = isolated(self._plan.call(messages, values), self._endings.blocked)
-            result = await (call if self._timeout is None else self._around.deadlines.limit(call, self._timeout))
+            result = begin(self._plan.call(messages, values), self._endings.blocked)
+            if type(result) is Pending:
+                rest = result.rest()
+                result = await (rest if self._timeout is None else self._around.deadlines.limit(rest, self._timeout))
             emits = [await self._endings.published(messages[0], result)]
             emits += (self._endings.replied(message, result) for message in messages[1:])
         except KeyboardInterrupt:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from carteiro.engine.deadlines import Deadlines
-from carteiro.engine.failures import after_failure, describe
+from carteiro.engine.failures import after_failure, describe, lost_with_worker
 from carteiro.engine.replies import emitted_id, reply
 from carteiro.engine.routes import Handler
 from carteiro.handlers.codecs import Codec, encode
@@ -103,6 +103,13 @@ class Endings:
             )  # fmt: skip
             return outcome
         log.error("%s gave up on %s after attempt %d: %s", self.name, message.id, message.attempt, describe(error))
+        return outcome
+
+    def lost(self, delivery: Delivery) -> Outcome:
+        """A dead letter for a message whose last permitted attempt never ended, and a line in the log."""
+        outcome = lost_with_worker(delivery, self._around.clock.time())
+        assert outcome.failure is not None
+        log.error("%s gave up on %s: %s", self.name, delivery.message.id, outcome.failure.error)
         return outcome
 
     def blocked(self, held: float) -> None:

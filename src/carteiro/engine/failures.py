@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import traceback
 from pathlib import Path
 
@@ -11,8 +10,6 @@ from carteiro.engine.replies import reply
 from carteiro.errors import InvalidBody, InvalidHandler, NoHandler, Reject, RetryLater, Unencodable, WorkerLost
 from carteiro.message import ERROR, REPLY_TO, Action, Delivery, Failure, Outcome
 from carteiro.policies.retry import Retry
-
-log = logging.getLogger("carteiro.worker")
 
 _OURS = str(Path(__file__).parent.parent)
 _HOPELESS = (InvalidBody, InvalidHandler, NoHandler, Reject, Unencodable)
@@ -32,7 +29,6 @@ def lost_with_worker(delivery: Delivery, now: float) -> Outcome:
     """The outcome for a message whose last permitted attempt never ended."""
     times = "once" if delivery.lost == 1 else f"{delivery.lost} times"
     error = WorkerLost(f"the worker died or lost its lease {times} while it held this message")
-    log.error("gave up on %s of %s: %s", delivery.message.id, delivery.subscription, error)
     return _dead(delivery, Failure(delivery.message.attempt - 1, now, describe(error), ""))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 from carteiro.engine.lane import Lane
 from carteiro.engine.quarantine import Quarantine
@@ -16,6 +17,9 @@ from carteiro.ports.broker import Consumer
 from carteiro.ports.clock import Clock
 
 log = logging.getLogger("carteiro.worker")
+
+CALM: Final = 15.0
+"""Seconds after which a fetch that only waits tells that the broker is back: longer than a call takes to fail."""
 
 
 class Intake:
@@ -36,6 +40,7 @@ class Intake:
     ) -> None:
         self.trouble: str | None = None
         """Why nothing comes in, while that is so."""
+        self._tries = 0
         self._consumer = consumer
         self._lanes = lanes
         self._limits = limits
@@ -50,7 +55,6 @@ class Intake:
             lane.hungry = lambda lane=lane: self._on_hungry(lane)  # type: ignore[misc]
 
     async def run(self) -> None:
-        tries = 0
         while True:
             room = self._room()
             if not room:
@@ -58,7 +62,8 @@ class Intake:
                 self._wanted.clear()
                 continue
             try:
-                await self._hand_over(await self._fetch(room))
+                deliveries = await self._fetch(room)
+                await self._hand_over(deliveries)
             except BrokerCorrupted:
                 raise
             except Exception as error:
@@ -66,12 +71,11 @@ class Intake:
                 log.warning(
                     "no messages come in, trying again: %s", error, exc_info=not isinstance(error, BrokerUnavailable)
                 )
-                await self._clock.sleep(reconnect_wait(tries))
-                tries += 1
+                await self._clock.sleep(reconnect_wait(self._tries))
+                self._tries += 1
                 continue
-            if self.trouble is not None:
-                log.warning("messages come in again")
-                self.trouble, tries = None, 0
+            if deliveries:
+                self._well()
 
     def close(self) -> None:
         for timer in self._timers.values():
@@ -108,16 +112,30 @@ class Intake:
 
     async def _fetch(self, room: dict[Subscription, int]) -> Sequence[Delivery]:
         self._asked = set(room)
-        self._fetching = asyncio.ensure_future(self._consumer.fetch(room))
+        self._fetching = fetching = asyncio.ensure_future(self._consumer.fetch(room))
+        calm = None if self.trouble is None else asyncio.create_task(self._calm())
         try:
-            return await self._fetching
+            return await fetching
         except asyncio.CancelledError:
-            if self._fetching.cancelled() and not _being_cancelled():
+            if fetching.cancelled() and not _being_cancelled():
                 return ()
-            self._fetching.cancel()
+            if fetching.done() and not fetching.cancelled() and fetching.exception() is None:
+                self._hand_back(fetching.result())  # stopped between the answer and its waking
+            fetching.cancel()
             raise
         finally:
             self._fetching = None
+            if calm is not None:
+                calm.cancel()
+
+    async def _calm(self) -> None:
+        await self._clock.sleep(CALM)
+        self._well()
+
+    def _well(self) -> None:
+        if self.trouble is not None:
+            log.warning("the broker is back")
+            self.trouble, self._tries = None, 0
 
     def _on_hungry(self, lane: Lane) -> None:
         if lane.subscription in self._timers:
@@ -147,9 +165,12 @@ class Intake:
                 start = end
         except BaseException:
             # A stop, or a broker that goes away meanwhile, is no attempt at what no lane has got yet.
-            for delivery in deliveries[start:]:
-                self._lanes[delivery.subscription].settle(Outcome(delivery, Action.RELEASE))
+            self._hand_back(deliveries[start:])
             raise
+
+    def _hand_back(self, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            self._lanes[delivery.subscription].settle(Outcome(delivery, Action.RELEASE))
 
 
 def _being_cancelled() -> bool:

@@ -76,7 +76,8 @@ class Lane:
         self._paced_at, self._paced_handled = clock.monotonic(), 0
         self._slots: set[asyncio.Task[None]] = set()
         self._idle: list[asyncio.Future[None]] = []
-        self._waking = False
+        self.waking = False
+        """Whether a slot is on its way to the buffer."""
         self._wanting: asyncio.Future[None] | None = None
 
     def __str__(self) -> str:
@@ -165,16 +166,16 @@ class Lane:
 
     def wake(self) -> None:
         """See that one more slot looks at the buffer, unless one is on its way already."""
-        if self._waking or self.stopping or not self.buffer:
+        if self.waking or self.stopping or not self.buffer:
             return
         if self._wanting is not None:
             if not self._wanting.done():
                 self._wanting.set_result(None)
         elif self._idle:
-            self._waking = True
+            self.waking = True
             self._idle.pop().set_result(None)
         elif len(self._slots) < self._concurrency:
-            self._waking = True
+            self.waking = True
             slot = asyncio.get_running_loop().create_task(self._slot(), name=f"carteiro slot {self}")
             self._slots.add(slot)
             slot.add_done_callback(self._slots.discard)
@@ -193,7 +194,7 @@ class Lane:
         current.set(Current())
         loop = asyncio.get_running_loop()
         while not self.stopping:
-            self._waking = False
+            self.waking = False
             if await self._serve(self):
                 await asyncio.sleep(0)  # noqa: TID251 (no time passes: others get their turn)
                 continue
@@ -212,7 +213,7 @@ def one_by_one(handle: Handle) -> Callable[[Lane], Awaitable[bool]]:
             delivery = lane.buffer.popleft()
             if delivery not in held:
                 continue
-            if lane.buffer:
+            if not lane.waking:
                 lane.wake()
             try:
                 here.message = delivery.message

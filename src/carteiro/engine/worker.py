@@ -18,8 +18,9 @@ from carteiro.engine.endings import Surroundings
 from carteiro.engine.intake import Intake
 from carteiro.engine.lane import Lane, one_by_one
 from carteiro.engine.leases import Leases
+from carteiro.engine.once import Once
 from carteiro.engine.quarantine import Quarantine
-from carteiro.engine.routes import Route
+from carteiro.engine.routes import Handler, Route
 from carteiro.engine.settler import Settler
 from carteiro.errors import ConfigurationError
 from carteiro.message import Subscription
@@ -153,12 +154,16 @@ class Worker:
         )
 
     def _handle(self, route: Route) -> Handle:
-        attempts: dict[str | None, Handle] = {
-            handler.type: Attempt(handler, route.subscription, self._around) for handler in route.handlers
-        }
+        attempts = {handler.type: self._attempt(handler, route.subscription) for handler in route.handlers}
         if list(attempts) == [None]:
             return attempts[None]
         return by_type(attempts, route.subscription, self._around)
+
+    def _attempt(self, handler: Handler, subscription: Subscription) -> Handle:
+        attempt = Attempt(handler, subscription, self._around)
+        if handler.idempotency is None:
+            return attempt
+        return Once(attempt, handler.idempotency, subscription, self._around)
 
 
 def _limits(routes: Sequence[Route], around: Surroundings) -> dict[Subscription, RateLimiter]:

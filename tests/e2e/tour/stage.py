@@ -12,6 +12,7 @@ from carteiro.ports.broker import Backend, GroupStatus, Inspector
 from carteiro.ports.clock import SYSTEM_CLOCK, Clock
 from carteiro.ports.registry import open_backend
 from carteiro.testing import VirtualClock
+from carteiro.testing.wiretap import CrashPoint, Wiretap
 
 T = TypeVar("T")
 
@@ -54,6 +55,19 @@ class Follower:
         return self._ended.empty()
 
 
+class MortalApp(Carteiro):
+    """See `Stage.mortal_app`."""
+
+    def __init__(self, name: str, tap: Wiretap, **options: Any) -> None:
+        super().__init__(name, tap, **options)
+        self.crashes = 0
+        self.tap = tap
+
+    def crash_at(self, topic: str, point: CrashPoint) -> None:
+        """Have the worker die when next it comes to this point with a message of `topic`."""
+        self.tap.crashes[next(one for one in self.declared() if one.topic == topic), point] = 1
+
+
 class Stage:
     """One broker. Its apps share it as processes on one machine would."""
 
@@ -64,6 +78,8 @@ class Stage:
         self._backends: list[Backend] = []
 
     def app(self, name: str = "shop", **options: Any) -> Carteiro:
+        if isinstance(self.clock, VirtualClock):
+            options.setdefault("lease", "1d")  # a step of time is no worker that was silent for so long
         return Carteiro(name, self.url, clock=self.clock, **options)
 
     async def run(self, *apps: Carteiro, **options: Any) -> None:
@@ -75,6 +91,25 @@ class Stage:
             if running.done():
                 ready.cancel()
                 running.result()
+
+    def mortal_app(self, name: str = "shop", **options: Any) -> MortalApp:
+        """An app whose worker dies at `crash`, as by SIGKILL, and is at once replaced."""
+        tap = Wiretap(open_backend(self.url, clock=self.clock))
+        app = MortalApp(name, tap, clock=self.clock, **options)
+
+        def crash() -> None:
+            app.crashes += 1
+            assert app.worker is not None
+            app.worker.kill()
+            dead = self._running[app]
+            self._running[app] = asyncio.create_task(replace(dead))
+
+        async def replace(dead: asyncio.Task[None]) -> None:
+            await asyncio.wait([dead])
+            await app.run()
+
+        tap.on_crash = crash
+        return app
 
     async def stop(self, app: Carteiro) -> None:
         """As a service manager stops it; returns when it has."""
@@ -102,8 +137,10 @@ class Stage:
         awaited = asyncio.ensure_future(happens)
         until = self.clock.time() + most
         while not awaited.done():
-            # Another thread may look at the clock, and takes a moment to: SQLite's.
-            await asyncio.wait((awaited,), timeout=0.0 if self.url.startswith("memory") else 0.004)
+            # SQLite's thread needs a moment to look at the clock, and more to commit what is under way.
+            busy = any(app.worker is not None and app.worker.busy for app in self._running)
+            moment = 0.0 if self.url.startswith("memory") else 0.03 if busy else 0.004
+            await asyncio.wait((awaited,), timeout=moment)
             if awaited.done():
                 break
             assert self.clock.time() < until, f"it did not happen within {most:g} s"

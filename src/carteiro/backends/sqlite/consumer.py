@@ -64,16 +64,18 @@ class SqliteConsumer:
         ephemeral = [subscription for subscription in self._subscriptions if subscription.ephemeral]
         for subscription in ephemeral:
             keeper.drop(subscription)
-        unseen = [Outcome(delivery, Action.RELEASE) for _, delivery in self._leftover]
-        self._leftover.clear()
 
         def leave(session: Session) -> None:
-            claims.settle(session, unseen)
             session.run("remove_consumer", (self._id,))
             for subscription in ephemeral:
                 remove(session, subscription.topic, subscription.group)
 
         await self._database.write(leave)
+        # Only now: a fetch that was cancelled may have been served in the transaction before.
+        unseen = [Outcome(delivery, Action.RELEASE) for _, delivery in self._leftover]
+        self._leftover.clear()
+        if unseen:
+            await self.settle(unseen)
 
     def _keep(self, deliveries: Sequence[Delivery]) -> None:
         now = self._database.clock.time()

@@ -1,0 +1,52 @@
+"""How long importing and starting take."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+from benchmarks.bench import Bench, Figure, Result
+from benchmarks.processes import Running, carteiro, fresh_file, seconds_to_run, url
+
+
+def measure(bench: Bench) -> Result:
+    times = bench.in_turns(
+        {
+            "python, nothing imported": _runs("pass"),
+            "import asyncio": _runs("import asyncio"),
+            "import pydantic": _runs("import pydantic; pydantic.BaseModel"),
+            "import carteiro": _runs("import carteiro"),
+            "carteiro run to ready, text bodies": lambda: _ready("idle_app"),
+            "carteiro run to ready, pydantic bodies": lambda: _ready("carteiro_app"),
+        }
+    )
+    best = {name: min(some) for name, some in times.items()}
+    bare = best["python, nothing imported"]
+    return Result(
+        "Start",
+        "Wall time of a new process, its files in the system's cache. The figures are of the best round, since other "
+        "load only adds; an import is what it takes over an interpreter that imports nothing.",
+        ("", "median", "best round"),
+        [[name, f"{statistics.median(some):.2f} s", f"{min(some):.2f} s"] for name, some in times.items()],
+        [
+            Figure("import carteiro", best["import carteiro"] - bare, "s", at_most=0.2),
+            Figure("carteiro run to ready", best["carteiro run to ready, pydantic bodies"], "s", at_most=1.0),
+            Figure("import asyncio, to compare", best["import asyncio"] - bare, "s"),
+            Figure("import pydantic, to compare", best["import pydantic"] - bare, "s"),
+        ],
+        times,
+    )
+
+
+def _runs(code: str) -> Callable[[], float]:
+    return lambda: min(seconds_to_run([sys.executable, "-c", code]) for _ in range(3))
+
+
+def _ready(app: str) -> float:
+    with fresh_file() as path:
+        start = time.perf_counter()
+        with Running(carteiro(app), environment={"CARTEIRO_BROKER": url(path)}) as running:
+            running.ready()
+            return time.perf_counter() - start

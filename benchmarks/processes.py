@@ -1,0 +1,148 @@
+"""Contestants as processes: started, listened to, stopped, and what they cost."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+PATIENCE = 60.0
+"""Seconds without a word after which a contestant is given up."""
+
+Report = dict[str, Any]
+
+
+class Failed(Exception):
+    """A contestant ended or fell silent; the text holds the end of what it said on stderr."""
+
+
+def carteiro(app: str, *options: str) -> list[str]:
+    """`carteiro run`, as a user types it."""
+    return _entry("carteiro.cli", "main", "run", f"benchmarks.contestants.{app}:app", "--json", *options)
+
+
+def huey(*options: str) -> list[str]:
+    """Huey's own consumer, quiet: no line for a task."""
+    return _entry("huey.bin.huey_consumer", "consumer_main", "benchmarks.contestants.huey_app.huey", "-q", *options)
+
+
+def module(name: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", f"benchmarks.contestants.{name}", *arguments]
+
+
+def _entry(package: str, function: str, *arguments: str) -> list[str]:
+    code = f"import sys; sys.argv[0] = {function!r}; from {package} import {function}; {function}()"
+    return [sys.executable, "-c", code, *arguments]
+
+
+class Running:
+    """One or several processes that tell what they do through one pipe; leaving it stops them."""
+
+    def __init__(self, *commands: Sequence[str], environment: Mapping[str, str]) -> None:
+        self.reports: list[Report] = []
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the processes)
+        self._reading, writing = os.pipe()
+        self._rest = b""
+        self.processes = [
+            subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=writing, stderr=self._errors, cwd=ROOT,
+                env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+            )
+            for command in commands
+        ]  # fmt: skip
+        os.close(writing)
+
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for process in self.processes:
+            process.terminate()
+        for process in self.processes:
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        os.close(self._reading)
+        self._errors.close()
+
+    def next(self) -> list[Report]:
+        """What has been told since; waits for something. Raises Failed when all have ended, or nobody says a word."""
+        if not select.select([self._reading], [], [], PATIENCE)[0]:
+            raise self._failed(f"said nothing for {PATIENCE:g} s")
+        data = os.read(self._reading, 1 << 16)
+        if not data:
+            raise self._failed("ended too early")
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        told: list[Report] = [json.loads(line) for line in lines]
+        self.reports += told
+        return told
+
+    def first(self, field: str) -> Report:
+        """The first report that has `field`."""
+        while True:
+            for report in self.next():
+                if field in report:
+                    return report
+
+    def ready(self) -> None:
+        """Return when `carteiro run --json` has said that it consumes."""
+        while not any(report.get("event") == "ready" for report in self.next()):
+            pass
+
+    def _failed(self, how: str) -> Failed:
+        self._errors.seek(0)
+        said = self._errors.read().decode(errors="replace").strip()[-1000:]
+        commands = "; ".join(" ".join(map(str, process.args)) for process in self.processes)  # type: ignore[arg-type]
+        return Failed(f"{commands} {how}\n{said}")
+
+
+@contextlib.contextmanager
+def fresh_file(name: str = "bench") -> Iterator[str]:
+    """A path in a directory of its own, on the disk that temporary files are on."""
+    with tempfile.TemporaryDirectory(prefix="carteiro-bench-") as folder:
+        yield str(Path(folder) / f"{name}.db")
+
+
+def url(path: str) -> str:
+    return f"sqlite:///{path}"
+
+
+# -- what a process costs ------------------------------------------------------------------------------------------
+
+
+def cpu_seconds(pid: int) -> float:
+    """The CPU time of all its threads so far, to the nanosecond (Linux)."""
+    total = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        total += int((task / "schedstat").read_text().split()[0])
+    return total / 1e9
+
+
+def memory(pid: int) -> dict[str, float]:
+    """RSS and PSS (what is shared counts for its part), in MB of 1,000,000 bytes (Linux)."""
+    found: dict[str, float] = {}
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        name, _, rest = line.partition(":")
+        if name in ("Rss", "Pss"):
+            found[name.upper()] = int(rest.split()[0]) * 1024 / 1e6
+    return found
+
+
+def seconds_to_run(command: Sequence[str]) -> float:
+    start = time.perf_counter()
+    subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
