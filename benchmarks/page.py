@@ -19,7 +19,7 @@ def show(console: Console, result: Result) -> None:
     console.print(f"\n[bold]{result.title}[/]")
     table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
     for number, column in enumerate(result.columns):
-        table.add_column(column, justify="right" if number else "left")
+        table.add_column(column, justify="right" if number else "left", no_wrap=True)
     for row in result.rows:
         table.add_row(*row)
     console.print(table)

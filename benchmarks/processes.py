@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import select
@@ -56,7 +57,7 @@ class Running:
         self.processes = [
             subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=writing, stderr=self._errors, cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+                env=_environment(environment),
             )
             for command in commands
         ]  # fmt: skip
@@ -133,16 +134,29 @@ def cpu_seconds(pid: int) -> float:
 
 
 def memory(pid: int) -> dict[str, float]:
-    """RSS and PSS (what is shared counts for its part), in MB of 1,000,000 bytes (Linux)."""
+    """RSS and PSS (what is shared counts for its part), in MB of 1,048,576 bytes (Linux)."""
     found: dict[str, float] = {}
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         name, _, rest = line.partition(":")
         if name in ("Rss", "Pss"):
-            found[name.upper()] = int(rest.split()[0]) * 1024 / 1e6
+            found[name.upper()] = int(rest.split()[0]) / 1024
     return found
 
 
-def seconds_to_run(command: Sequence[str]) -> float:
+def seconds_to_run(code: str) -> float:
+    """Of a new interpreter that runs `code`."""
+    command = [sys.executable, "-c", code]
     start = time.perf_counter()
-    subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, cwd=ROOT, env=_environment({}), stdout=subprocess.DEVNULL)
     return time.perf_counter() - start
+
+
+@functools.cache
+def _bytecode() -> tempfile.TemporaryDirectory[str]:
+    """Where contestants keep compiled modules, as an installed package does: some set-ups, tests among them, write none."""
+    return tempfile.TemporaryDirectory(prefix="carteiro-bench-bytecode-")
+
+
+def _environment(own: Mapping[str, str]) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "PYTHONPATH": str(ROOT), "PYTHONPYCACHEPREFIX": _bytecode().name, **own}

@@ -11,6 +11,9 @@ from benchmarks.contestants.orders import FILE_VARIABLE
 from benchmarks.contestants.publishing import RATE
 from benchmarks.processes import Running, carteiro, fresh_file, huey, module, url
 
+WARM_UP = 2 * RATE
+"""Messages that are not counted: two seconds, in which the worker starts and handles what had come before it."""
+
 
 def measure(bench: Bench) -> Result:
     count = bench.size(1_000)
@@ -52,9 +55,10 @@ def _huey(count: int) -> list[float]:
 
 
 def _delays(worker: list[str], publisher: str, count: int, **environment: str) -> list[float]:
+    published = count + WARM_UP
     with (
-        Running(worker, environment={**environment, "BENCH_COUNT": str(count)}) as working,
-        Running(module(publisher, "paced", str(count)), environment=environment),
+        Running(worker, environment={**environment, "BENCH_COUNT": str(published)}) as working,
+        Running(module(publisher, "paced", str(published)), environment=environment),
     ):
         delays: list[float] = working.first("delays")["delays"]
-    return delays[count // 10 :]  # those that the worker found when it started are not its doing
+    return delays[WARM_UP:]

@@ -95,6 +95,7 @@ async def _all_ended(
             to_kill = False
             await shop.kill()
             await shop.open()
+            continue
         ends.news.clear()
         news = asyncio.ensure_future(ends.news.wait())
         await asyncio.wait((news, shop.closed), timeout=options.patience, return_when=asyncio.FIRST_COMPLETED)

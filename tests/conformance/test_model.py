@@ -62,10 +62,11 @@ class Lives(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.runner = asyncio.Runner()
+        self.loop = asyncio.new_event_loop()
         self.clock = VirtualClock()
         self.directory = tempfile.TemporaryDirectory()
         self.backends: list[Backend] = []
+        self.inspectors: list[Inspector] = []
         self.consumers: list[Consumer] = []
         self.bodies = 0
         self.claims: list[Claim] = []
@@ -81,12 +82,14 @@ class Lives(RuleBasedStateMachine):
             self.run(backend.broker.connect())
             self.run(backend.broker.declare(SUBSCRIPTIONS, [RETAINED]))
             self.backends.append(backend)
+            assert isinstance(backend.broker, Inspector)
+            self.inspectors.append(backend.broker)
             self.consumers.append(backend.broker.consume(SUBSCRIPTIONS))
 
     def teardown(self) -> None:
         for backend in self.backends:
             self.run(backend.broker.close())
-        self.runner.close()
+        self.loop.close()
         self.directory.cleanup()
 
     # -- what happens to messages --------------------------------------------------------------------------------------
@@ -250,11 +253,7 @@ class Lives(RuleBasedStateMachine):
     # -- both at once -------------------------------------------------------------------------------------------------
 
     def run(self, awaitable: Any) -> Any:
-        async def within_a_minute() -> Any:
-            async with asyncio.timeout(60):
-                return await awaitable
-
-        return self.runner.run(within_a_minute())
+        return self.loop.run_until_complete(awaitable)
 
     def same(self, awaitables: Any) -> Any:
         """The answer that all backends give."""
@@ -262,10 +261,6 @@ class Lives(RuleBasedStateMachine):
         for other in answers[1:]:
             assert other == answers[0]
         return answers[0]
-
-    @property
-    def inspectors(self) -> list[Inspector]:
-        return [backend.broker for backend in self.backends if isinstance(backend.broker, Inspector)]
 
     def visible(self) -> list[Subscription]:
         """The subscriptions that a fetch would not wait for."""
@@ -333,7 +328,7 @@ def effort(examples: int, *, shrink: bool = True) -> settings:
     phases = [Phase.explicit, Phase.reuse, Phase.generate]
     return settings(
         max_examples=int(longer or examples),
-        stateful_step_count=40,
+        stateful_step_count=60,
         deadline=None,
         phases=[*phases, Phase.shrink] if shrink or longer else phases,
         suppress_health_check=[HealthCheck.too_slow],
@@ -341,6 +336,6 @@ def effort(examples: int, *, shrink: bool = True) -> settings:
 
 
 TestMemoryLives = Lives.TestCase
-TestMemoryLives.settings = effort(60)
+TestMemoryLives.settings = effort(100)
 TestSqliteLives = LivesOnSqlite.TestCase
 TestSqliteLives.settings = effort(15, shrink=False)  # on a file, shrinking takes minutes

@@ -128,9 +128,6 @@ SELECT :subscription, iif(:ordered AND key IS NOT NULL, 9223372036854775807, :no
     coalesce(:body, body)
 FROM dead_letters WHERE id = :id
 
--- name: log_topics
-SELECT topic FROM retentions
-
 -- name: deliver_again
 INSERT INTO deliveries
     (subscription, visible_at, published, message_id, topic, key, headers, correlation_id, lane, due, log_id, body)
