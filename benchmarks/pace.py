@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from benchmarks.processes import Failed, Report, Running
+from benchmarks.processes import Ended, Report, Running
 
 
 class Pace(msgspec.Struct, frozen=True):
@@ -27,7 +27,7 @@ def watch(running: Running, count: int, *, warm_up: int, workers: int = 1) -> Pa
                 if report.get("handled", 0) < warm_up:
                     continue
                 (last if len(first) == workers else first)[report["pid"]] = report
-    except Failed:  # the bare loop ends with its backlog
+    except Ended:  # the bare loop ends with its backlog
         if _handled(first, last) < count / 2:
             raise
     rate = sum(

@@ -17,14 +17,18 @@ from types import TracebackType
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-PATIENCE = 60.0
+PATIENCE = 30.0
 """Seconds without a word after which a contestant is given up."""
 
 Report = dict[str, Any]
 
 
 class Failed(Exception):
-    """A contestant ended or fell silent; the text holds the end of what it said on stderr."""
+    """A contestant fell silent or ended; the text holds the end of what it said on stderr."""
+
+
+class Ended(Failed):
+    """All processes have ended."""
 
 
 def carteiro(app: str, *options: str) -> list[str]:
@@ -81,12 +85,12 @@ class Running:
         self._errors.close()
 
     def next(self) -> list[Report]:
-        """What has been told since; waits for something. Raises Failed when all have ended, or nobody says a word."""
+        """What has been told since; waits for something. Raises Ended, or Failed when nobody says a word."""
         if not select.select([self._reading], [], [], PATIENCE)[0]:
-            raise self._failed(f"said nothing for {PATIENCE:g} s")
+            raise Failed(self._account(f"said nothing for {PATIENCE:g} s"))
         data = os.read(self._reading, 1 << 16)
         if not data:
-            raise self._failed("ended too early")
+            raise Ended(self._account("ended too early"))
         *lines, self._rest = (self._rest + data).split(b"\n")
         told: list[Report] = [json.loads(line) for line in lines]
         self.reports += told
@@ -104,11 +108,11 @@ class Running:
         while not any(report.get("event") == "ready" for report in self.next()):
             pass
 
-    def _failed(self, how: str) -> Failed:
+    def _account(self, how: str) -> str:
         self._errors.seek(0)
         said = self._errors.read().decode(errors="replace").strip()[-1000:]
         commands = "; ".join(" ".join(map(str, process.args)) for process in self.processes)  # type: ignore[arg-type]
-        return Failed(f"{commands} {how}\n{said}")
+        return f"{commands} {how}\n{said}"
 
 
 @contextlib.contextmanager
@@ -153,7 +157,7 @@ def seconds_to_run(code: str) -> float:
 
 @functools.cache
 def _bytecode() -> tempfile.TemporaryDirectory[str]:
-    """Where contestants keep compiled modules, as an installed package does: some set-ups, tests among them, write none."""
+    """Where contestants keep compiled modules, as an installed package does: some environments write none."""
     return tempfile.TemporaryDirectory(prefix="carteiro-bench-bytecode-")
 
 

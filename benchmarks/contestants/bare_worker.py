@@ -22,7 +22,7 @@ from benchmarks.contestants.bare_file import ATTEMPTS, LEASE, BareFile, Held, Se
 from benchmarks.contestants.orders import FILE_VARIABLE, Order, Tally
 from carteiro.message import Message
 
-tally = Tally(every=500)
+tally = Tally(every=5000)
 decode = TypeAdapter(Order).validator.validate_json
 decode_headers = msgspec.json.Decoder(dict[str, str]).decode
 

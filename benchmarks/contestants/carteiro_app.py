@@ -16,7 +16,7 @@ STAMPS = "stamps"
 
 def build(broker: str | None = None) -> Carteiro:
     app = Carteiro(GROUP, broker)
-    tally = Tally(every=500)
+    tally = Tally(every=5000)
     delays = Delays(int(os.environ.get("BENCH_COUNT", "0")))
 
     @app.subscriber(TOPIC)

@@ -14,6 +14,8 @@ from benchmarks.processes import Running, carteiro, fresh_file, huey, module, ur
 
 SPARE = 10_000
 """Messages that are left when the measuring ends, so that the end of a backlog is never part of it."""
+START = 150_000
+"""Messages for one worker to handle while another one starts."""
 
 
 def measure(bench: Bench) -> Result:
@@ -78,8 +80,7 @@ def huey_pace(count: int, *options: str, workers: int = 1) -> Pace:
 
 
 def _backlog(count: int, workers: int) -> int:
-    """With several workers, enough for the first one while the others start."""
-    return count * 3 // 2 * workers + SPARE
+    return count * 3 // 2 + SPARE + START * (workers - 1)
 
 
 def _on_file(fill: Callable[[str], None], commands: Sequence[Sequence[str]], count: int, workers: int) -> Pace:

@@ -7,16 +7,17 @@ import contextlib
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Any, TypeVar
 
 from carteiro.building import Builder, Defaults, Overrides, check_features, subscriptions
 from carteiro.connection import Connection
+from carteiro.current import current_delivery
 from carteiro.durations import Duration, seconds
-from carteiro.engine.current import current_correlation_id
 from carteiro.engine.deadlines import Deadlines
 from carteiro.engine.endings import Surroundings
-from carteiro.engine.routes import ConsumeMiddleware, PublishMiddleware
+from carteiro.engine.routes import ConsumeMiddleware, Publication, PublishMiddleware
 from carteiro.engine.worker import Worker
 from carteiro.errors import ConfigurationError, NotConnected
 from carteiro.handlers.codecs import Codec, decoder, encode
@@ -48,7 +49,8 @@ class Carteiro(Router):
     the window in which a message id that the publisher chose is taken once. `grace` is how long handlers may go on when
     the app stops; `publish_timeout` how long a publish waits for a broker that is away. Times are seconds, timedeltas
     or text such as `"30s"`. `store` is a URL, for brokers that keep no state of their own. `codec` is how bodies are
-    written: `"json"` or `"msgpack"`; both are read.
+    written: `"json"` or `"msgpack"`; both are read. `lifespan`, an async context manager that takes the app, holds what
+    the handlers need while they run, such as a pool of connections.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Carteiro(Router):
         codec: Codec = "json",
         middleware: Sequence[ConsumeMiddleware] = (),
         publish_middleware: Sequence[PublishMiddleware] = (),
+        lifespan: Callable[[Carteiro], AbstractAsyncContextManager[object]] | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         if not name or any(letter.isspace() for letter in name):
@@ -88,6 +91,7 @@ class Carteiro(Router):
         self._codec: Codec = codec
         self._consume_middleware = list(middleware)
         self._publish_middleware = list(publish_middleware)
+        self._resources = lifespan or (lambda app: contextlib.nullcontext())
         self._connection: Connection | None = None
         self._users = 0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -147,13 +151,14 @@ class Carteiro(Router):
         values: Iterable[Any],
         *,
         key: Callable[[Any], str | None] | None = None,
+        id: Callable[[Any], str] | None = None,
         headers: Mapping[str, str] | None = None,
         delay: Duration | None = None,
         mandatory: bool = False,
     ) -> list[str]:
-        """Publish each of `values`, in order, in large batches; returns their ids. `key` is a function of a value."""
+        """Publish each of `values`, in order, in large batches; returns their ids. `key` and `id` are functions."""
         connection = self._connected()
-        messages = self.outgoing_many(topic, values, key=key, headers=headers, delay=delay)
+        messages = self.outgoing_many(topic, values, key=key, id=id, headers=headers, delay=delay)
         await connection.publisher.publish_many(messages, mandatory=mandatory)
         return [message.id for message in messages]
 
@@ -229,7 +234,7 @@ class Carteiro(Router):
         message_id = id or new_id()
         return Outgoing(
             message_id, check_topic(topic), body, key, written,
-            correlation_id or current_correlation_id() or message_id, wait, self._dedupe if id is not None else None,
+            correlation_id or _flow() or message_id, wait, self._dedupe if id is not None else None,
         )  # fmt: skip
 
     def outgoing_many(
@@ -238,6 +243,7 @@ class Carteiro(Router):
         values: Iterable[Any],
         *,
         key: Callable[[Any], str | None] | None = None,
+        id: Callable[[Any], str] | None = None,
         headers: Mapping[str, str] | None = None,
         delay: Duration | None = None,
     ) -> list[Outgoing]:
@@ -245,14 +251,17 @@ class Carteiro(Router):
         check_topic(topic)
         shared = dict(headers) if headers else NO_HEADERS
         wait = 0.0 if delay is None else seconds(delay)
-        flow, codec = current_correlation_id(), self._codec
+        flow, codec = _flow(), self._codec
+        window = None if id is None else self._dedupe
         messages: list[Outgoing] = []
         for value in values:
             body, content_type = encode(value, codec=codec)
             written = shared if content_type is None else {CONTENT_TYPE: content_type, **shared}
-            message_id = new_id()
+            message_id = new_id() if id is None else id(value)
             messages.append(
-                Outgoing(message_id, topic, body, key(value) if key else None, written, flow or message_id, wait)
+                Outgoing(
+                    message_id, topic, body, key(value) if key else None, written, flow or message_id, wait, window
+                )
             )
         return messages
 
@@ -292,7 +301,7 @@ class Carteiro(Router):
 
         `only` limits it to these groups or topics; `concurrency` is for subscribers that have none of their own.
         """
-        async with self:
+        async with self, _always_closed(self._resources(self)):
             builder, worker = await self._build(only, concurrency)
             try:
                 await builder.start()
@@ -327,6 +336,7 @@ class Carteiro(Router):
             if running.done():
                 ready.cancel()
                 running.result()
+            running.add_done_callback(_tell_of_death)
             try:
                 yield
             finally:
@@ -358,8 +368,8 @@ class Carteiro(Router):
         """Its subscriptions and the subscribers behind each; raises ConfigurationError where they cannot be."""
         return subscriptions(self._subscribers, self._defaults(None))
 
-    def publications(self) -> Mapping[Callable[..., Any], tuple[str, ...]]:
-        """Each function that has `@publisher`s, and their topics."""
+    def publications(self) -> Mapping[Callable[..., Any], tuple[Publication, ...]]:
+        """Each function that has `@publisher`s, and where they publish."""
         return self._publishers
 
     @contextlib.contextmanager
@@ -450,6 +460,28 @@ class Carteiro(Router):
             concurrency=concurrency,
             middleware=tuple(self._consume_middleware),
         )
+
+
+@contextlib.asynccontextmanager
+async def _always_closed(resources: AbstractAsyncContextManager[object]) -> AsyncIterator[None]:
+    """Leave `resources` as after a success, however the worker ended: a cancel is how most of them end."""
+    await resources.__aenter__()
+    try:
+        yield
+    finally:
+        await resources.__aexit__(None, None, None)
+
+
+def _tell_of_death(worker: asyncio.Task[None]) -> None:
+    """A service whose worker ended by itself goes on, and its log must say so."""
+    if not worker.cancelled() and worker.exception() is not None:
+        log.critical("the worker has died, and this process handles no messages any more", exc_info=worker.exception())
+
+
+def _flow() -> str | None:
+    """The correlation id of what is being handled here, if anything is."""
+    delivery = current_delivery()
+    return None if delivery is None else delivery.message.correlation_id
 
 
 async def _despite_cancels(work: Awaitable[None], hurry: Callable[[], None]) -> None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from carteiro.engine.routes import ConsumeMiddleware, Handler, Route
+from carteiro.engine.routes import ConsumeMiddleware, Handler, Publication, Route
 from carteiro.errors import ConfigurationError, UnsupportedFeature
 from carteiro.handlers.plan import BatchPlan, Plan, compile_batch_plan, compile_plan
 from carteiro.handlers.running import CallSync
@@ -66,7 +66,7 @@ class Builder:
     """Compiles the routes of one worker, and owns the pools in which its sync handlers run."""
 
     def __init__(
-        self, publishers: Mapping[Callable[..., Any], tuple[str, ...]], defaults: Defaults, overrides: Overrides
+        self, publishers: Mapping[Callable[..., Any], tuple[Publication, ...]], defaults: Defaults, overrides: Overrides
     ) -> None:
         self._publishers = publishers
         self._defaults = defaults

@@ -29,3 +29,10 @@ def seconds(value: Duration) -> float:
     raise ConfigurationError(
         f"`{value}` is no length of time: give seconds, a timedelta, or text such as 500ms, 30s, 7d"
     )
+
+
+def shown(length: float) -> str:
+    """For people: `40 ms`, `3.2 s`, `5 min`."""
+    if length < 1:
+        return f"{length * 1000:.0f} ms"
+    return f"{length:.1f} s" if length < 120 else f"{length / 60:.0f} min"

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, TypeVar
 import msgspec
 
 from carteiro.durations import Duration, seconds
-from carteiro.engine.routes import ConsumeMiddleware
+from carteiro.engine.routes import ConsumeMiddleware, Publication
 from carteiro.errors import ConfigurationError
 from carteiro.handlers.signature import caller_locals
 from carteiro.message import Retention
@@ -76,7 +76,7 @@ class Router:
         self._prefix = prefix
         self._middleware = tuple(middleware)
         self._subscribers: list[Subscriber] = []
-        self._publishers: dict[Callable[..., Any], tuple[str, ...]] = {}
+        self._publishers: dict[Callable[..., Any], tuple[Publication, ...]] = {}
         self._retentions: dict[str, Retention] = {}
 
     def subscriber(
@@ -156,12 +156,15 @@ class Router:
 
         return declare
 
-    def publisher(self, topic: str) -> Callable[[F], F]:
-        """Publish what the decorated subscriber returns, if it is not None, to `topic` in one commit with its ack."""
-        full = check_topic(self._prefix + topic)
+    def publisher(self, topic: str, *, key: Callable[[Any], str | None] | None = None) -> Callable[[F], F]:
+        """Publish what the decorated subscriber returns, if it is not None, to `topic`, in one commit with its ack.
+
+        `key` makes the message's key of what was returned.
+        """
+        to = Publication(check_topic(self._prefix + topic), key)
 
         def declare(function: F) -> F:
-            self._publishers[function] = (*self._publishers.get(function, ()), full)
+            self._publishers[function] = (*self._publishers.get(function, ()), to)
             return function
 
         return declare
@@ -183,7 +186,7 @@ class Router:
                 )
             )
         for function, topics in router._publishers.items():
-            moved = tuple(check_topic(before + topic) for topic in topics)
+            moved = tuple(Publication(check_topic(before + to.topic), to.key) for to in topics)
             self._publishers[function] = (*self._publishers.get(function, ()), *moved)
         for retention in router._retentions.values():
             self._retentions[before + retention.topic] = Retention(before + retention.topic, retention.seconds)

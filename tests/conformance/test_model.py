@@ -112,8 +112,17 @@ class Lives(RuleBasedStateMachine):
     @precondition(lambda self: self.visible())
     @rule(data=st.data(), room=st.integers(1, 5))
     def fetch(self, data: st.DataObject, room: int) -> None:
-        subscription = data.draw(st.sampled_from(self.visible()))
-        fetched = [self.run(consumer.fetch({subscription: room})) for consumer in self.consumers]
+        self.claim(data.draw(st.sampled_from(self.visible())), room)
+
+    @precondition(lambda self: self.visible())
+    @rule(data=st.data(), action=st.sampled_from([Action.ACK, Action.ACK, Action.RETRY, Action.DEAD]), delay=delays)
+    def handle(self, data: st.DataObject, action: Action, delay: int) -> None:
+        for claim in self.claim(data.draw(st.sampled_from(self.visible())), room=5):
+            self.settle_one(claim, action, delay, emit=False)
+
+    def claim(self, subscription: Subscription, room: int) -> list[Claim]:
+        fetches = [consumer.fetch({subscription: room}) for consumer in self.consumers]
+        fetched = [self.run(asyncio.wait_for(fetch, 60)) for fetch in fetches]
         for other in fetched[1:]:
             assert [told(one) for one in other] == [told(one) for one in fetched[0]]
         for deliveries in zip(*fetched, strict=True):
@@ -125,6 +134,7 @@ class Lives(RuleBasedStateMachine):
                 assert self.undone[message.key][0] == (message.topic, message.body), "not the oldest of its key"
             self.newest[claim.row] = claim
             self.claims.append(claim)
+        return self.claims[-len(fetched[0]) :]
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data(), endings=st.lists(st.tuples(st.sampled_from(Action), delays, st.booleans()), min_size=1))
@@ -203,6 +213,14 @@ class Lives(RuleBasedStateMachine):
     @invariant()
     def published_is_done_and_dead_and_waiting(self) -> None:
         assert self.counts() == {one: self.given[one] - self.ended[one] for one in self.counts()}
+
+    @invariant()
+    def in_flight_are_the_claims_whose_lease_has_not_ended(self) -> None:
+        for inspector in self.inspectors[:1]:
+            counted = Counter(
+                {Subscription(one.topic, one.group): one.in_flight for one in self.run(inspector.groups())}
+            )
+            assert +counted == Counter(claim.subscription for claim in self.newest.values() if self.lives(claim))
 
     @invariant()
     def all_backends_tell_the_same(self) -> None:

@@ -122,11 +122,11 @@ def test_the_translation_has_the_same_code():
 def test_the_hello_of_the_readme_answers(tmp_path: Path):
     """As a reader does it: a file, a worker, a request from another process."""
     (tmp_path / "hello.py").write_text(blocks(ROOT / "README.md", "python")[0])
-    carteiro = [sys.executable, "-m", "carteiro.cli"]
-    worker = subprocess.Popen([*carteiro, "run", "hello:app"], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    carteiro = str(Path(sys.executable).with_name("carteiro"))
+    worker = subprocess.Popen([carteiro, "run", "hello:app"], cwd=tmp_path, stderr=subprocess.DEVNULL)
     try:
         asked = subprocess.run(
-            [*carteiro, "request", "greetings", '"Ana"', "--app", "hello:app"],
+            [carteiro, "request", "greetings", '"Ana"', "--app", "hello:app"],
             cwd=tmp_path, capture_output=True, text=True, timeout=60,
         )  # fmt: skip
     finally:

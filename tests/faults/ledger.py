@@ -11,8 +11,10 @@ from collections.abc import Collection
 
 import msgspec
 
-from carteiro.message import Subscription
+from carteiro.message import Message, Subscription
 from carteiro.ports.broker import GroupStatus, Inspector
+
+_ALL = 10**9
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -43,11 +45,18 @@ class Account(msgspec.Struct, frozen=True):
         return faults
 
 
+def done_id(message: Message) -> str:
+    """Which message of the group this, in `done`, is the end of."""
+    id: str = msgspec.json.decode(message.body, type=str)
+    return id
+
+
 async def account(inspector: Inspector, work: Subscription, done: Subscription, collected: Collection[str]) -> Account:
     """The account of `work`; `collected` are the bodies of `done` that the test has taken from the broker already."""
-    emitted = [*collected, *(_id(message.body) for message in await inspector.peek(done.topic, done.group, limit=10**9))]
+    left = await inspector.peek(done.topic, done.group, limit=_ALL)
+    emitted = [*collected, *(done_id(message) for message in left)]
     letters = [one for one in await inspector.dead_letters() if (one.topic, one.group) == (work.topic, work.group)]
-    waiting = await inspector.peek(work.topic, work.group, limit=10**9)
+    waiting = await inspector.peek(work.topic, work.group, limit=_ALL)
     status = await status_of(inspector, work)
     return Account(
         Counter(emitted),
@@ -73,8 +82,3 @@ async def life(inspector: Inspector) -> str:
         for letter in letters[:20]
     ]
     return "\n  ".join(["groups:", *groups, f"dead letters: {len(letters)}", *died])
-
-
-def _id(body: bytes) -> str:
-    id: str = msgspec.json.decode(body, type=str)
-    return id

@@ -101,7 +101,9 @@ class WorkerProcess:
         os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT)
 
     def thaw(self) -> None:
-        self._process.send_signal(signal.SIGCONT)
+        """SIGCONT, unless someone has killed it meanwhile."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGCONT)
 
     async def _read_events(self) -> None:
         assert self._process.stdout is not None

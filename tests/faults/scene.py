@@ -15,7 +15,7 @@ from carteiro.message import Action, Message, Outcome, Outgoing, Subscription, n
 from carteiro.ports.broker import Backend, Broker, Consumer, Inspector
 from carteiro.ports.clock import SYSTEM_CLOCK, Clock
 from carteiro.ports.registry import open_backend
-from tests.faults.ledger import Account, account, life
+from tests.faults.ledger import Account, account, done_id, life
 from tests.faults.processes import Crew, WorkerProcess, crew
 from tests.faults.worker import Options, Task
 
@@ -45,7 +45,7 @@ class Scene:
 
     @property
     def inspector(self) -> Inspector:
-        assert isinstance(self.broker, Inspector), f"{self.url} has no Inspector: nobody could tell what became of its messages"
+        assert isinstance(self.broker, Inspector), f"{self.url} has no Inspector: nobody could tell what was lost"
         return self.broker
 
     # -- doing -------------------------------------------------------------------------------------------------------
@@ -72,7 +72,7 @@ class Scene:
             yield working
 
     async def freeze(self, worker: WorkerProcess) -> None:
-        """Freeze it where it does not hold the file's lock: a process that stands still in a commit stops all others."""
+        """Freeze it outside of its commits: a process that stands still with the file's lock stops all others."""
         while True:
             worker.freeze()
             try:
@@ -156,8 +156,3 @@ async def scene(url: str, clock: Clock = SYSTEM_CLOCK) -> AsyncIterator[Scene]:
 def outgoing(task: Task) -> Outgoing:
     id = new_id()
     return Outgoing(id, WORK.topic, msgspec.json.encode(task), None, {}, id)
-
-
-def done_id(message: Message) -> str:
-    """Which message of `work` this is the end of."""
-    return msgspec.json.decode(message.body, type=str)

@@ -6,7 +6,8 @@ import signal
 
 import pytest
 
-from tests.faults.scene import Scene, done_id
+from tests.faults.ledger import done_id
+from tests.faults.scene import Scene
 from tests.faults.worker import Options, Step, Task
 
 BEFORE_THE_COMMIT: list[Step] = ["claimed", "decoded", "handled", "committing"]
@@ -67,7 +68,8 @@ async def test_a_worker_killed_at_its_last_attempt_leaves_a_dead_letter_that_say
     assert heir.told("handling") == []
     (letter,) = await here.inspector.dead_letters()
     assert (letter.message.id, letter.history[-1].attempt) == (order, 2)
-    assert letter.reason.startswith("WorkerLost") and "2 times" in letter.reason
+    assert letter.reason.startswith("WorkerLost")
+    assert "2 times" in letter.reason
     await here.check(done=0, dead=1)
 
 

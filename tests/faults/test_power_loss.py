@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Collection
 from pathlib import Path
@@ -20,7 +21,7 @@ COPIES = 30
 
 
 @pytest.mark.slow
-async def test_whatever_moment_the_power_fails_what_was_acknowledged_is_there(url: str, file: Path, tmp_path: Path) -> None:
+async def test_whenever_the_power_fails_what_was_acknowledged_is_there(url: str, file: Path, tmp_path: Path) -> None:
     seed = random.randrange(2**32)
     how = random.Random(seed)
     async with scene(url) as here:
@@ -69,15 +70,14 @@ async def test_a_settle_that_the_power_loss_cut_short_is_there_as_a_whole_or_not
 
 async def after_cut(file: Path, to: Path, cut: int, orders: Collection[str]) -> str:
     copied = wal.copy(file, to)
-    with Path(f"{copied}-wal").open("r+b") as log:
-        log.truncate(cut)
+    os.truncate(f"{copied}-wal", cut)
     found = await examine(copied)
     assert not (faults := found.faults(orders)), f"cut at byte {cut}: {faults}"
     return "done" if found.done else "waiting"
 
 
 async def examine(database: Path) -> Account:
-    """The account of a copy, an hour later: nobody's lease holds any more, so that whatever is not done can be listed."""
+    """The account of a copy, an hour later: no lease holds any more, and whatever is not done can be listed."""
     backend = open_backend(f"sqlite:///{database}", clock=MovedClock(3600))
     checks = {check.name: check for check in await backend.doctor()}
     assert checks["integrity"].status == "ok", checks["integrity"].detail

@@ -55,7 +55,7 @@ class Options(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class Task(msgspec.Struct, omit_defaults=True):
-    """What a message asks of its handler: to take `seconds`, and then nothing, to wait for `go`, or to take the worker along."""
+    """What a message asks of its handler: to take `seconds`; then to wait for `go`, or to take the worker along."""
 
     do: Literal["", "wait", "kill", "exit"] = ""
     seconds: float = 0.0
@@ -241,7 +241,7 @@ class WorkerApp:
                 die()
             commit(session)
 
-        Session.commit = commit_or_die  # type: ignore[method-assign]
+        Session.commit = commit_or_die  # type: ignore[method-assign, assignment]
 
 
 class Narrator(logging.Handler):

@@ -30,7 +30,7 @@ async def changes(root: Path, clock: Clock = SYSTEM_CLOCK) -> AsyncIterator[Sequ
             await clock.sleep(LOOK)
             now = await asyncio.to_thread(scan, root)
             if now != before:
-                yield sorted(_relative(path, root) for path, _ in set(before.items()) ^ set(now.items()))
+                yield sorted({_relative(path, root) for path, _ in before.items() ^ now.items()})
                 before = now
     async for found in watchfiles.awatch(root, watch_filter=watchfiles.PythonFilter()):
         yield sorted({_relative(path, root) for _, path in found})

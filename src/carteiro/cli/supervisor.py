@@ -29,6 +29,7 @@ import msgspec
 
 from carteiro.cli.exits import Exit
 from carteiro.cli.options import Failed, Ready, Report, RunOptions, Worn
+from carteiro.cli.output import plural
 from carteiro.policies.retry import exponential
 from carteiro.ports.clock import SYSTEM_CLOCK, Clock
 
@@ -198,7 +199,9 @@ class Supervisor:
             for child in self._children:
                 child.hurry()
             return
-        log.info("stopping %d workers: what runs may end; another signal stops it at once", len(self._working))
+        log.info(
+            "stopping %s: what runs may end; another signal stops it at once", plural(len(self._working), "worker")
+        )
         if not self._over.done():
             self._over.set_result(Exit.DONE)
 

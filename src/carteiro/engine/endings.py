@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from carteiro.durations import shown
 from carteiro.engine.deadlines import Deadlines
 from carteiro.engine.failures import after_failure, describe, lost_with_worker
 from carteiro.engine.replies import emitted_id, reply
@@ -71,7 +72,10 @@ class Endings:
         if isinstance(result, Called):
             result, emitted = result.result, list(result.emitted)
         if result is not None:
-            emitted.extend(Emitted(topic, result, None, NO_HEADERS, 0.0) for topic in self._handler.publishes)
+            emitted.extend(
+                Emitted(to.topic, result, None if to.key is None else to.key(result), NO_HEADERS, 0.0)
+                for to in self._handler.publishes
+            )
         for number, emit in enumerate(emitted):
             sent = self._outgoing(message, emit, number)
             outgoing.extend([sent] if self._around.intercept is None else await self._around.intercept(sent))
@@ -98,8 +102,8 @@ class Endings:
         outcome = after_failure(delivery, error, retry, self._around.clock.time())
         if outcome.action is Action.RETRY:
             log.warning(
-                "%s failed on %s, attempt %d of %d, again in %.1f s: %s",
-                self.name, message.id, message.attempt, retry.attempts, outcome.delay, describe(error),
+                "%s failed on %s, attempt %d of %d, again in %s: %s",
+                self.name, message.id, message.attempt, retry.attempts, shown(outcome.delay), describe(error),
             )  # fmt: skip
             return outcome
         log.error("%s gave up on %s after attempt %d: %s", self.name, message.id, message.attempt, describe(error))

@@ -12,7 +12,7 @@ import itertools
 import logging
 
 from carteiro.engine.reconnect import reconnect_wait
-from carteiro.errors import RequestFailed, RequestTimeout
+from carteiro.errors import NotConnected, RequestFailed, RequestTimeout
 from carteiro.message import ERROR, Action, Message, Outcome, Subscription
 from carteiro.ports.broker import Broker
 from carteiro.ports.clock import Clock
@@ -49,12 +49,14 @@ class Inbox:
         return topic, reply
 
     async def reply(self, asked: str, topic: str, reply: asyncio.Future[Message], timeout: float) -> Message:
-        """Wait for the reply to what was asked of `asked`; raises RequestTimeout or RequestFailed."""
+        """Wait for the reply to what was asked of `asked`; raises RequestTimeout, RequestFailed or NotConnected."""
         timer = asyncio.ensure_future(self._clock.sleep(timeout))
         try:
             await asyncio.wait((reply, timer), return_when=asyncio.FIRST_COMPLETED)
             if not reply.done():
                 raise RequestTimeout(f"no reply from `{asked}` within {timeout:g} s")
+            if reply.cancelled():
+                raise NotConnected(f"the app was closed before `{asked}` had replied")
             message = reply.result()
         finally:
             timer.cancel()
@@ -68,6 +70,10 @@ class Inbox:
         self._waiting.pop(topic, None)
 
     async def close(self) -> None:
+        """Requests that are under way raise NotConnected."""
+        for reply in self._waiting.values():
+            if not reply.done():
+                reply.cancel()
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])

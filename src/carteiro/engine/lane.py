@@ -17,8 +17,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from time import perf_counter
 from typing import Final
 
+from carteiro.current import Current, current
 from carteiro.engine.attempt import Handle
-from carteiro.engine.current import Current, current
 from carteiro.message import Action, Delivery, Outcome, Subscription
 from carteiro.ports.clock import Clock
 
@@ -216,7 +216,7 @@ def one_by_one(handle: Handle) -> Callable[[Lane], Awaitable[bool]]:
             if not lane.waking:
                 lane.wake()
             try:
-                here.message = delivery.message
+                here.delivery = delivery
                 outcome = await handle(delivery)
             except BaseException as error:
                 outcome = interrupted(lane, delivery, error)

@@ -21,12 +21,19 @@ PublishMiddleware = Callable[[Outgoing, Callable[[Outgoing], Awaitable[None]]], 
 """`async (outgoing, call_next)`: not calling `call_next` drops the message, calling it twice sends two."""
 
 
+class Publication(msgspec.Struct, frozen=True, eq=False):
+    """Where what a handler returns is published; `key` makes its key of it."""
+
+    topic: str
+    key: Callable[[Any], str | None] | None = None
+
+
 class Handler(msgspec.Struct, frozen=True, eq=False):
     """One function behind a subscription, with its policies. `type` selects by message type; None takes any."""
 
     plan: Plan | BatchPlan
     type: str | None
-    publishes: tuple[str, ...]
+    publishes: tuple[Publication, ...]
     retry: Retry
     timeout: float | None
     idempotency: Idempotency | None

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any, Final, TextIO
 
+from carteiro.current import current_delivery
 from carteiro.message import Message
 from carteiro.ports.clock import Clock
 from carteiro.telemetry.logs import colours
@@ -20,7 +21,7 @@ _BLUE: Final = "34"
 
 
 class MessageLines:
-    """Consume middleware that writes to `stream`: topic, correlation id, and the milliseconds that handling took."""
+    """Consume middleware that writes to `stream`: topic, group, correlation id, and how long handling took."""
 
     def __init__(self, stream: TextIO, clock: Clock) -> None:
         self._stream = stream
@@ -42,6 +43,10 @@ class MessageLines:
         self._line("processed", _GREEN, message, self._since(started))
         return result
 
+    def _group(self) -> str:
+        delivery = current_delivery()
+        return "" if delivery is None else f"{delivery.subscription.group}  "
+
     def _since(self, started: float) -> str:
         return f"{(self._clock.monotonic() - started) * 1000:.1f} ms"
 
@@ -49,7 +54,7 @@ class MessageLines:
         at = datetime.fromtimestamp(self._clock.time()).astimezone().strftime("%H:%M:%S.%f")[:-3]
         text = (
             f"{self._paint(_DIM, at)} {self._paint(colour, f'{word:<11}')} {message.topic}  "
-            f"{self._paint(_DIM, message.correlation_id)}  {rest}"
+            f"{self._paint(_DIM, f'{self._group()}{message.correlation_id}')}  {rest}"
         )
         with contextlib.suppress(OSError, ValueError):  # the terminal is gone: no reason for a message to fail
             self._stream.write(text.rstrip() + "\n")

@@ -30,8 +30,8 @@ QUIET_TURNS = 5
 class TestApp:
     """An app under test: `async with TestApp(app) as t`.
 
-    Handlers run as they do in production, on a broker in memory; retries, delays, leases, timeouts and rate limits go by
-    a virtual clock that only `advance` and `request` move. `overrides` replaces dependencies. `patience` is the real
+    Handlers run as they do in production, on a broker in memory; retries, delays, leases, timeouts and rate limits go
+    by a virtual clock that only `advance` and `request` move. `overrides` replaces dependencies. `patience` is the real
     seconds that a handler may be silent (in a thread, in real I/O) before it is taken to wait for time to pass.
     """
 
@@ -177,7 +177,8 @@ class TestApp:
         """The worker is dead: cut its tasks off, and start another."""
         self.crashes += 1
         worker, running = self.app.worker, self._running
-        assert worker is not None and running is not None
+        assert worker is not None
+        assert running is not None
         worker.kill()
         self._tap.pending += 1  # time stands still until the other one fetches, or it would miss the end of a lease
         self._running = asyncio.create_task(self._restart(running), name="carteiro test restart")
@@ -194,7 +195,7 @@ class TestApp:
         """
         quiet, seen, silent_since = 0, -1, monotonic()
         while until is None or not until.done():
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # noqa: TID251 (no time passes)
             worker = self.app.worker
             running = 0 if worker is None else worker.busy
             if self._tap.activity != seen or self._tap.pending:
@@ -210,7 +211,7 @@ class TestApp:
             if monotonic() - silent_since > self._patience:
                 self._stuck = (running, seen)
                 return False
-            await asyncio.sleep(0.001)  # threads, processes and real I/O need real time
+            await asyncio.sleep(0.001)  # noqa: TID251 (threads, processes and real I/O need real time)
         return True
 
     def _what_runs(self) -> str:
@@ -222,8 +223,8 @@ class TestApp:
 
     def _type_of(self, topic: str) -> Any:
         """What the values on `topic` are, as far as the app's functions say."""
-        for function, topics in self.app.publications().items():
-            if topic in topics:
+        for function, publications in self.app.publications().items():
+            if any(to.topic == topic for to in publications):
                 return get_type_hints(function).get("return", Any)
         for sharing in self.app.declared().values():
             for subscriber in sharing:

@@ -369,6 +369,21 @@ async def test_a_request_that_is_not_answered_in_time_says_so_and_is_not_handled
     assert handled.silent
 
 
+async def test_a_request_under_way_fails_when_its_app_is_closed(stage: Stage):
+    app = stage.app()
+
+    @app.subscriber("slow")
+    async def slow(number: int) -> None: ...
+
+    async with app:
+        asked = asyncio.create_task(app.request("slow", 1, timeout=3600))
+        while not (await stage.group("slow")).waiting:
+            await asyncio.sleep(0)
+
+    with pytest.raises(NotConnected, match="the app was closed before `slow` had replied"):
+        await soon(asked)
+
+
 async def test_a_reply_is_decoded_as_what_was_asked_for(stage: Stage):
     app = stage.app()
 

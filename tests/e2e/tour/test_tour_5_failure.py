@@ -122,12 +122,12 @@ async def test_delays_grow_exponentially_up_to_their_cap(stage: Stage):
     await app.publish("work", 1)
     times = []
     for _ in range(6):
-        await soon(stage.pass_until(handled.next(), step=0.5))
+        await soon(stage.pass_until(handled.next()))
         times.append(clock.time())
 
     waits = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
     for wait, asked in zip(waits, (10, 20, 40, 60, 60), strict=True):
-        assert wait >= asked - 1  # the first step was made before the time was read
+        assert wait >= asked - 2  # a step or two may pass before the time is read
 
 
 @pytest.mark.parametrize(("jitter", "least"), [("full", 0.0), ("equal", 4.0), (None, 8.0)])
@@ -435,8 +435,9 @@ async def test_a_request_that_kills_its_workers_fails_with_that(stage: Stage):
 
     await stage.run(app)
 
-    with pytest.raises(RequestFailed, match="WorkerLost: the worker died"):
-        await soon(stage.pass_until(app.request("orders", 1, timeout=3600)))
+    async with stage.app("client") as client:
+        with pytest.raises(RequestFailed, match="WorkerLost: the worker died"):
+            await soon(stage.pass_until(client.request("orders", 1, timeout=3600)))
 
 
 # -- idempotency -----------------------------------------------------------------------------------------------------
@@ -512,9 +513,7 @@ async def test_where_the_first_kills_its_workers_the_second_is_handled(stage: St
 async def test_a_retry_of_the_same_message_is_no_duplicate(stage: Stage):
     app = stage.app()
 
-    @app.subscriber(
-        "payments", idempotency=Idempotency(key="order_id"), retry=Retry(attempts=3, backoff=constant(0))
-    )
+    @app.subscriber("payments", idempotency=Idempotency(key="order_id"), retry=Retry(attempts=3, backoff=constant(0)))
     async def charge(message: Message) -> int:
         if message.attempt < 3:
             raise Down
