@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import msgspec
 
@@ -121,7 +121,7 @@ class Running:
             command, cwd=folder, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs, env=environment
         )
         os.close(theirs)
-        self._reader = threading.Thread(target=self._read, args=(open(ours, "rb", buffering=0),), daemon=True)
+        self._reader = threading.Thread(target=self._read, args=(ours,), daemon=True)
         self._reader.start()
 
     def until(self, pattern: str) -> re.Match[str]:
@@ -157,14 +157,15 @@ class Running:
             finally:
                 self.process.kill()
 
-    def _read(self, stream: IO[bytes]) -> None:
+    def _read(self, source: int) -> None:
         rest = b""
-        with stream, contextlib.suppress(OSError):  # how a terminal says that its last process is gone
-            while data := stream.read(65536):
+        with contextlib.suppress(OSError):  # how a terminal says that its last process is gone
+            while data := os.read(source, 65536):
                 *lines, rest = (rest + data).split(b"\n")
                 for line in lines:
                     self.output.append(line.decode().rstrip("\r"))
                     self._lines.put(self.output[-1])
+        os.close(source)
         self._lines.put(None)
 
 

@@ -83,11 +83,11 @@ def test_on_a_terminal_each_message_is_told_of_twice(project: Project) -> None:
     with project.running("hello:app", terminal=True) as worker:
         worker.ready()
         id = project.ok("publish", "greetings", "Ana").strip()
-        worker.until(rf"received +greetings  {id}$")
-        worker.until(rf"processed +greetings  {id}  [\d.]+ ms$")
+        worker.until(rf"received +greetings  hello  {id}$")
+        worker.until(rf"processed +greetings  hello  {id}  [\d.]+ ms$")
         id = project.ok("publish", "checkout", '{"sku": "bad"}').strip()
-        worker.until(rf"failed +checkout  {id}  [\d.]+ ms  ValueError: no such sku: bad$")
-        worker.until(rf"received +checkout  {id}  attempt 2$")
+        worker.until(rf"failed +checkout  hello  {id}  [\d.]+ ms  ValueError: no such sku: bad$")
+        worker.until(rf"received +checkout  hello  {id}  attempt 2$")
 
 
 @pytest.mark.parametrize(("options", "terminal"), [((), False), (("--quiet",), True)])

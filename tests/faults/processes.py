@@ -96,12 +96,12 @@ class WorkerProcess:
         await self.ended()
 
     def freeze(self) -> None:
-        """SIGSTOP; returns when all of its threads stand still."""
-        self._process.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT)
+        """SIGSTOP; returns when all of its threads stand still, or at once if someone kills it meanwhile."""
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            self._process.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def thaw(self) -> None:
-        """SIGCONT, unless someone has killed it meanwhile."""
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGCONT)
 

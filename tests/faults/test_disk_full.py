@@ -93,7 +93,7 @@ async def test_on_a_full_disk_what_was_acknowledged_stays_and_what_was_refused_i
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A small disk of its own."""
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", tmp_path]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(tmp_path)]
     mounted = subprocess.run(mount, capture_output=True, text=True)
     if mounted.returncode:
         pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 
-from carteiro import BrokerCorrupted, BrokerUnavailable, Carteiro
+from carteiro import BrokerCorrupted, BrokerUnavailable, Carteiro, Message
+from carteiro.message import Delivery, Subscription
 from carteiro.ports.registry import open_backend
+from carteiro.testing.clock import VirtualClock
 from tests.faults.scene import Scene, scene
-from tests.faults.worker import Options, Task
+from tests.faults.worker import Layer, Options, Task
 
 NOBODY = 65534
 
@@ -142,3 +146,51 @@ def overwrite(file: Path, start: int) -> None:
     with file.open("r+b") as content:
         content.seek(start)
         content.write(b"\xa5" * (file.stat().st_size - start))
+
+
+async def test_a_worker_whose_broker_is_back_says_so_even_if_nothing_comes() -> None:
+    clock = VirtualClock()
+    app = Carteiro("shop", AwayOnce(open_backend("memory://", clock=clock)), clock=clock)
+
+    @app.subscriber("work")
+    async def handle(message: Message) -> None: ...
+
+    running = asyncio.create_task(app.run())
+    await app.ready()
+    troubles = [await trouble_in_a_minute(app, clock), await trouble_in_a_minute(app, clock)]
+    app.stop()
+    await running
+
+    assert troubles == ["it is away", None]
+
+
+async def trouble_in_a_minute(app: Carteiro, clock: VirtualClock) -> str | None:
+    """The worker's trouble when it has changed, or after a minute by the clock."""
+    assert app.worker is not None
+    before, end = app.worker.trouble, clock.time() + 60
+    while app.worker.trouble == before and (due := clock.next_due() or end) <= end:
+        for _ in range(10):
+            await asyncio.sleep(0)
+        if app.worker.trouble == before:
+            clock.advance_to(due)
+    return app.worker.trouble
+
+
+class AwayOnce(Layer):
+    """A backend whose first fetch fails."""
+
+    failed = False
+
+    @property
+    def broker(self) -> Any:
+        return AwayOnce(self._inner.broker)
+
+    def consume(self, subscriptions: Sequence[Subscription]) -> Any:
+        return AwayOnce(self._inner.consume(subscriptions))
+
+    async def fetch(self, room: Mapping[Subscription, int]) -> Sequence[Delivery]:
+        if not self.failed:
+            self.failed = True
+            raise BrokerUnavailable("it is away")
+        deliveries: Sequence[Delivery] = await self._inner.fetch(room)
+        return deliveries

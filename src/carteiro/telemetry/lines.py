@@ -38,7 +38,8 @@ class MessageLines:
             self._line("interrupted", _YELLOW, message, self._since(started))
             raise
         except BaseException as error:
-            self._line("failed", _RED, message, f"{self._since(started)}  {type(error).__name__}: {error}")
+            text = " ".join(str(error).split())
+            self._line("failed", _RED, message, f"{self._since(started)}  {type(error).__name__}: {text}")
             raise
         self._line("processed", _GREEN, message, self._since(started))
         return result

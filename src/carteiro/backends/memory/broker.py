@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
+from weakref import WeakSet
 
 from carteiro.backends.memory.consumer import MemoryConsumer
 from carteiro.backends.memory.state import State
@@ -28,15 +29,14 @@ class MemoryBroker:
 
     def __init__(self, state: State, store: MemoryStore) -> None:
         self._state = state
-        self._consumers: list[MemoryConsumer] = []
+        self._consumers: WeakSet[MemoryConsumer] = WeakSet()
         self.store = store
 
     async def connect(self) -> None: ...
 
     async def close(self) -> None:
-        for consumer in self._consumers:
+        for consumer in list(self._consumers):
             await consumer.close()
-        self._consumers.clear()
 
     async def declare(self, subscriptions: Sequence[Subscription], retentions: Sequence[Retention] = ()) -> None:
         for retention in retentions:
@@ -50,7 +50,7 @@ class MemoryBroker:
     def consume(self, subscriptions: Sequence[Subscription]) -> MemoryConsumer:
         """Raises BrokerError for a subscription that was never declared."""
         consumer = MemoryConsumer(self._state, subscriptions)
-        self._consumers.append(consumer)
+        self._consumers.add(consumer)
         return consumer
 
     # -- Inspector -------------------------------------------------------------------------------------------------
@@ -59,7 +59,7 @@ class MemoryBroker:
         now = self._state.clock.time()
         dead = Counter(Subscription(letter.topic, letter.group) for letter in self._state.dead_letters(None))
         statuses = [
-            queue.status(now, dead=dead[one], consumers=len(self._state.listeners[one]))
+            queue.status(now, dead=dead[one], consumers=len(self._state.listeners.get(one, ())))
             for one, queue in self._state.queues.items()
         ]
         return sorted(statuses, key=lambda status: (status.topic, status.group))

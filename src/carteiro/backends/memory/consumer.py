@@ -48,7 +48,10 @@ class MemoryConsumer:
             return
         self._closed = True
         for subscription in self._subscriptions:
-            self._state.listeners[subscription].discard(self._wake)
+            listeners = self._state.listeners[subscription]
+            listeners.discard(self._wake)
+            if not listeners:
+                del self._state.listeners[subscription]
             if subscription.ephemeral:
                 self._state.remove(subscription)
         self._wake()

@@ -254,5 +254,5 @@ class State:
             self._wake(queue)
 
     def _wake(self, queue: Queue) -> None:
-        for listener in self.listeners[queue.subscription]:
+        for listener in self.listeners.get(queue.subscription, ()):
             listener()

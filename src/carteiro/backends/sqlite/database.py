@@ -83,8 +83,10 @@ _WATCHING: Final = (_Pace(0.001, 20), _Pace(0.002, 80), _Pace(0.1, math.inf, wat
 _LOOKING: Final = (_Pace(0.002, 500), _Pace(0.005, 2_000), _Pace(0.010, math.inf))
 
 
-class _Stop(msgspec.Struct, frozen=True):
-    """The last thing in the queue."""
+class _Stop(msgspec.Struct, frozen=True, eq=False):
+    """The last thing in the queue, and what waits for the file to be closed."""
+
+    closed: asyncio.Future[None] | None = None
 
 
 _Mailbox = Mailbox["Request | Fetch | _Stop | None"]
@@ -125,9 +127,11 @@ class Database:
             self._users -= 1
             if self._users == 0 and self._mailbox is not None and self._thread is not None:
                 mailbox, self._mailbox = self._mailbox, None
-                mailbox.put(_Stop())
-                if self._process == os.getpid():
-                    await asyncio.to_thread(self._thread.join)
+                # Not `to_thread(join)`: when the interpreter exits, no thread can be had any more.
+                closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                mailbox.put(_Stop(closed))
+                if self._process == os.getpid() and self._thread.is_alive():
+                    await closed
                 self.keeper = Keeper()
 
     async def write(self, work: Callable[[Session], T]) -> T:
@@ -188,6 +192,7 @@ class _Worker:
         self._seen = _UNSEEN  # the data version at the last look
         self._next_due: float | None = None  # microseconds: when the next that is waited for becomes visible
         self._quiet = 0  # looks in vain
+        self._closed: asyncio.Future[None] | None = None
 
     def run(self, opened: asyncio.Future[_Mailbox]) -> None:
         loop = opened.get_loop()
@@ -202,10 +207,14 @@ class _Worker:
         self._paces = _WATCHING if watching else _LOOKING
         _call(loop, _succeed, opened, self._mailbox)
         stopping = False
-        while not stopping:
-            requests, stopping = self._gather(self._pause())
-            self._turn(requests)
-        self._end()
+        try:
+            while not stopping:
+                requests, stopping = self._gather(self._pause())
+                self._turn(requests)
+            self._end()
+        finally:
+            if self._closed is not None:
+                _call(self._closed.get_loop(), _close, self._closed)
 
     def _gather(self, timeout: float) -> tuple[list[Request], bool]:
         """Wait up to `timeout` seconds for something to do, and take all that is there."""
@@ -219,6 +228,7 @@ class _Worker:
                 self._parked.append(item)
                 self._seen = _UNSEEN
             elif isinstance(item, _Stop):
+                self._closed = item.closed
                 stopping = True
         if written:
             self._quiet = 0
@@ -376,6 +386,11 @@ def _succeed(opened: asyncio.Future[_Mailbox], mailbox: _Mailbox) -> None:
         mailbox.put(_Stop())  # nobody waits for it any more
     else:
         opened.set_result(mailbox)
+
+
+def _close(closed: asyncio.Future[None]) -> None:
+    if not closed.done():
+        closed.set_result(None)
 
 
 def _fail(opened: asyncio.Future[_Mailbox], error: BaseException) -> None:

@@ -40,10 +40,16 @@ LONG = 60.0
 """The lease, in seconds, of messages that no test waits to see redelivered."""
 
 
+NEEDS: dict[str, tuple[Capability, ...]] = {}
+"""What each test of the kit needs, by its qualified name."""
+
+
 def needs(*capabilities: Capability) -> Callable[[RigTest], RigTest]:
     """For what not every backend can: one that lacks it must say so and refuse it; then the test is skipped."""
 
     def decorate(test: RigTest) -> RigTest:
+        NEEDS[test.__qualname__] = capabilities
+
         @functools.wraps(test)
         async def checked(self: Any, rig: Rig) -> None:
             for capability in capabilities:
