@@ -19,7 +19,7 @@ def main() -> None:
         prog="python -m benchmarks", description="Carteiro on SQLite, a bare loop and Huey, side by side."
     )
     parser.add_argument("--quick", action="store_true", help="one round of a fifth: under a minute, and rough")
-    parser.add_argument("--rounds", type=int, help="how often each contestant has its turn (5)")
+    parser.add_argument("--rounds", type=int, help="how often each contestant has its turn (3)")
     parser.add_argument("--only", metavar="NAME,…", help=f"some of: {', '.join(MEASUREMENTS)}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every round's numbers there")
     parser.add_argument("--write", action="store_true", help="put the results into docs/performance.md")
@@ -30,7 +30,7 @@ def main() -> None:
     if options.write and (options.only or options.quick):
         parser.error("--write is for a whole run: without --only and --quick")
 
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     before = machine.describe()
     results: dict[str, Result] = {}
     for name in names:

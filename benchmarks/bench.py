@@ -43,7 +43,7 @@ class Bench:
 
     def __init__(self, *, quick: bool, rounds: int | None, say: Callable[[str], None]) -> None:
         self.quick = quick
-        self.rounds = rounds or (1 if quick else 5)
+        self.rounds = rounds or (1 if quick else 3)
         self.say = say
 
     def size(self, full: int) -> int:

@@ -8,7 +8,7 @@ from benchmarks.processes import Ended, Report, Running
 
 
 class Pace(msgspec.Struct, frozen=True):
-    """Messages a second of all processes together, and microseconds of CPU time for each."""
+    """Messages a second of all processes together, and microseconds of CPU time for each message."""
 
     rate: float
     cpu: float

@@ -1,4 +1,4 @@
-"""Publishing with Huey. It has no bulk call: many are one after another."""
+"""Publishing with Huey, which blocks its caller. It has no bulk call: many are one after another."""
 
 from __future__ import annotations
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+import msgspec
+
 from benchmarks.bench import Bench, Figure, Result
 from benchmarks.contestants import carteiro_app
 from benchmarks.measurements.handled import COLUMNS, of, rows
@@ -41,7 +43,7 @@ def measure(bench: Bench) -> Result:
             Figure(f"{long:,} waiting / 1,000", of(paces, names[1], names[0]), at_least=0.8),
             Figure(f"{scheduled:,} delayed beside / none", of(paces, names[2], names[0]), at_least=0.8),
         ],
-        {name: [{"rate": pace.rate, "cpu_us": pace.cpu} for pace in some] for name, some in paces.items()},
+        msgspec.to_builtins(paces),
     )
 
 

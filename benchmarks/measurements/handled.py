@@ -6,6 +6,8 @@ import asyncio
 import statistics
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from benchmarks.bench import Bench, Figure, Result, rates, ratio
 from benchmarks.contestants import bare_file, carteiro_app, huey_tasks
 from benchmarks.contestants.orders import FILE_VARIABLE
@@ -41,7 +43,7 @@ def measure(bench: Bench) -> Result:
             Figure("carteiro / calls alone", of(paces, "carteiro", "its calls alone")),
             Figure("CPU a message, bare loop / carteiro", cpu_ratio(paces, "bare loop", "carteiro")),
         ],
-        {name: [{"rate": pace.rate, "cpu_us": pace.cpu} for pace in some] for name, some in paces.items()},
+        msgspec.to_builtins(paces),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from benchmarks.bench import Bench, Figure, Result
 from benchmarks.measurements.handled import COLUMNS, bare_pace, carteiro_pace, huey_pace, of, rows
 
@@ -27,5 +29,5 @@ def measure(bench: Bench) -> Result:
             Figure("carteiro / bare loop", of(paces, "carteiro, 2", "bare loop, 2")),
             Figure("carteiro / Huey", of(paces, "carteiro, 2", "Huey, 2")),
         ],
-        {name: [{"rate": pace.rate, "cpu_us": pace.cpu} for pace in some] for name, some in paces.items()},
+        msgspec.to_builtins(paces),
     )

@@ -1,15 +1,13 @@
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import Annotated
 
 from pydantic import BaseModel
-from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from carteiro import Carteiro, Depends
-
-app = Carteiro("shop")
 
 
 class Order(BaseModel):
@@ -32,9 +30,15 @@ engine = create_async_engine("sqlite+aiosqlite:///orders.db")
 Session = async_sessionmaker(engine)
 
 
-@event.listens_for(engine.sync_engine, "connect")
-def create_table(connection, _) -> None:
-    connection.execute("CREATE TABLE IF NOT EXISTS orders (id INTEGER PRIMARY KEY, sku TEXT, amount TEXT)")
+@asynccontextmanager
+async def database(app: Carteiro) -> AsyncIterator[None]:
+    async with engine.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+    yield
+    await engine.dispose()
+
+
+app = Carteiro("shop", lifespan=database)            # there while handlers run
 
 
 async def session() -> AsyncIterator[AsyncSession]:

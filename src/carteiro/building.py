@@ -177,8 +177,7 @@ def _check_sharing(subscription: Subscription, sharing: Sequence[Subscriber]) ->
         if other is not subscriber:
             raise ConfigurationError(
                 f"{other} and {subscriber} are in one group, `{subscription.group}`: which of them is to handle a "
-                "message? "
-                "Give one another group= (each gets every message) or another type="
+                "message? Give one another group= (each gets every message) or another type="
             )
         for option in _SHARED:
             if getattr(subscriber, option) != getattr(first, option):

@@ -44,7 +44,7 @@ class SyncBridge:
         with self._starting:
             if self._own is None:
                 loop = asyncio.new_event_loop()
-                threading.Thread(target=loop.run_forever, name="carteiro sync", daemon=True).start()
+                threading.Thread(target=_run, args=(loop,), name="carteiro sync", daemon=True).start()
                 try:
                     connection = asyncio.run_coroutine_threadsafe(_awaited(self._connect()), loop).result()
                 except BaseException:
@@ -59,6 +59,13 @@ class SyncBridge:
             (connection, loop), self._own = self._own, None
             asyncio.run_coroutine_threadsafe(connection.close(), loop).result(timeout=10)
             loop.call_soon_threadsafe(loop.stop)
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()
 
 
 async def _awaited(work: Awaitable[T]) -> T:

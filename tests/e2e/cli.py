@@ -32,10 +32,10 @@ async def greet(message: str) -> str:
     return f"hello, {message}"
 
 @app.subscriber("checkout", retry=Retry(attempts=2, backoff=constant(0.01)))
-async def checkout(sku: str) -> None:
-    if sku != "good":
-        raise ValueError(f"no such sku: {sku}")
-    print(f"checked out {sku}", flush=True)
+async def checkout(order: dict) -> None:
+    if order["sku"] != "good":
+        raise ValueError(f"no such sku: {order['sku']}")
+    print("checked out", order["sku"], flush=True)
 
 @app.subscriber("kept", group="analytics")
 async def kept(number: int) -> None:

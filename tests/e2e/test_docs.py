@@ -1,7 +1,7 @@
 """The documentation keeps its word: its code runs, its commands parse, and what it points to is there.
 
-The Python blocks of a page are one module, in the order in which they stand: it is imported, each of its apps is started,
-its `main()` is awaited and its tests are run. So a page that would not run as printed fails here.
+The Python blocks of a page are one module, in the order in which they stand: it is imported, each of its apps is
+started, its `main()` is awaited and its tests are run. So a page that would not run as printed fails here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -48,7 +47,7 @@ pages_with_code = pytest.mark.parametrize("page", [page for page in PAGES if blo
 
 
 @pytest.fixture
-def module(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+def module(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The page as a module, in an empty folder; a file, so that other processes can import it too."""
     name = re.sub(r"\W", "_", f"page_{named(page)}")
     file = tmp_path / f"{name}.py"
@@ -56,11 +55,12 @@ def module(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     loaded = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, name, loaded)
     spec.loader.exec_module(loaded)
-    yield loaded
+    return loaded
 
 
 @pages_with_code

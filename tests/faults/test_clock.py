@@ -47,7 +47,7 @@ async def test_forwards_what_waits_and_what_is_published_is_handled(url: str) ->
 
 async def test_backwards_what_waits_is_handled_after_the_step_at_the_latest(url: str) -> None:
     clock = MovedClock()
-    async with scene(url, clock) as here:
+    async with scene(f"{url}?busy_timeout=0.2", clock) as here:
         worker = await here.worker()
         await here.freeze(worker)
         await here.publish(*(Task() for _ in range(50)))

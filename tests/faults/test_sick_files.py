@@ -66,22 +66,31 @@ async def test_what_a_worker_handled_while_the_file_was_locked_is_settled_when_i
         await here.check(done=1)
 
 
-async def test_a_file_that_is_moved_away_and_back_has_lost_nothing(here: Scene, file: Path) -> None:
-    worker = await here.worker()
+async def test_while_its_file_is_moved_away_a_worker_settles_nothing_and_goes_on_when_it_is_back(
+    here: Scene, file: Path
+) -> None:
+    worker = await here.worker(Options(lease=60))
     await here.publish(Task(do="wait"))
     await here.wait(worker.tells("handling"), "the message to be handled")
-    elsewhere = file.parent / "elsewhere"
-    elsewhere.mkdir()
-    parts = [part for part in file.parent.glob("broker.db*") if part.is_file()]
-    for part in parts:
-        part.rename(elsewhere / part.name)
-    await worker.command("go")
-    for part in parts:
-        (elsewhere / part.name).rename(part)
+    with moved_away(file):
+        await worker.command("go")
+        told = await here.wait(worker.tells("log"), "the worker to say that it cannot settle")
     await here.publish(*(Task() for _ in range(20)))
 
     await here.until_done(21)
+    assert f"`{file}` was moved, removed or replaced" in told["text"]
     await here.check(done=21)
+
+
+async def test_nothing_is_published_to_a_file_that_was_removed_or_replaced(url: str, file: Path) -> None:
+    async with Carteiro("web", url, publish_timeout=0.1) as app:
+        for part in parts_of(file):
+            part.unlink()
+        with pytest.raises(BrokerUnavailable, match="moved, removed or replaced while it was open: put it back"):
+            await app.publish("work", Task())
+        async with scene(url):
+            with pytest.raises(BrokerUnavailable, match="moved, removed or replaced"):
+                await app.publish("work", Task())
 
 
 @pytest.mark.parametrize("what", ["file", "directory"])
@@ -140,6 +149,23 @@ def locked(file: Path) -> Iterator[None]:
         connection.execute("BEGIN EXCLUSIVE")
         yield
         connection.execute("ROLLBACK")
+
+
+@contextlib.contextmanager
+def moved_away(file: Path) -> Iterator[None]:
+    elsewhere = file.parent / "elsewhere"
+    elsewhere.mkdir()
+    parts = parts_of(file)
+    for part in parts:
+        part.rename(elsewhere / part.name)
+    yield
+    for part in parts:
+        (elsewhere / part.name).rename(part)
+
+
+def parts_of(file: Path) -> list[Path]:
+    """The file, its log and its index."""
+    return list(file.parent.glob(f"{file.name}*"))
 
 
 def overwrite(file: Path, start: int) -> None:

@@ -47,9 +47,7 @@ def tear(database: Path, kept: Mark, how: random.Random) -> None:
     content = log.read_bytes() if log.exists() else b""
     if len(content) < _HEADER:
         return
-    (page,) = struct.unpack_from(">I", content, 8)
-    safe = _HEADER + kept.frames * (_FRAME_HEADER + page) if content[16:24].hex() == kept.salt else _HEADER
-    at = how.randint(min(safe, len(content)), len(content))
+    at = how.randint(_end(content, kept), len(content))
     rest = how.randbytes(len(content) - at) if how.random() < 0.5 else b""
     log.write_bytes(content[:at] + rest)
 
@@ -57,9 +55,18 @@ def tear(database: Path, kept: Mark, how: random.Random) -> None:
 def frame_cuts(log: Path, since: Mark) -> list[int]:
     """Byte offsets at which a log could end: at and around the end of each frame after `since`, and within it."""
     content = log.read_bytes()
-    (page,) = struct.unpack_from(">I", content, 8)
-    size = _FRAME_HEADER + page
+    size = _frame_size(content)
     cuts: list[int] = []
-    for start in range(_HEADER + since.frames * size, len(content), size):
+    for start in range(_end(content, since), len(content), size):
         cuts += [start, start + 1, start + _FRAME_HEADER, start + size // 2, start + size - 1]
     return [*cuts, len(content)]
+
+
+def _frame_size(log: bytes) -> int:
+    (page,) = struct.unpack_from(">I", log, 8)
+    return _FRAME_HEADER + int(page)
+
+
+def _end(log: bytes, of: Mark) -> int:
+    """The offset behind what was committed at a mark: the log's start, where the file has taken all that in since."""
+    return _HEADER + of.frames * _frame_size(log) if log[16:24].hex() == of.salt else _HEADER

@@ -50,6 +50,7 @@ class Worker:
         self._killed = False
         self._stop_requested = asyncio.Event()
         self._patience: asyncio.Future[None] | None = None
+        self._hurried = False
 
     @property
     def trouble(self) -> str | None:
@@ -118,18 +119,21 @@ class Worker:
             lane.cancel()
 
     def hurry(self) -> None:
-        """End the grace of a stop that is under way."""
+        """End the grace of a stop that is under way, or have none when it comes to that."""
+        self._hurried = True
         if self._patience is not None:
             self._patience.cancel()
 
     async def _finish(self, grace: float) -> None:
         finished = asyncio.ensure_future(asyncio.gather(*(lane.finish() for lane in self.lanes.values())))
-        self._patience = asyncio.ensure_future(self._around.clock.sleep(grace))
-        await asyncio.wait((finished, self._patience), return_when=asyncio.FIRST_COMPLETED)
-        self._patience.cancel()
+        if not self._hurried:
+            self._patience = asyncio.ensure_future(self._around.clock.sleep(grace))
+            await asyncio.wait((finished, self._patience), return_when=asyncio.FIRST_COMPLETED)
+            self._patience.cancel()
         if not finished.done():
             running = sum(lane.running for lane in self.lanes.values())
-            log.warning("interrupting %d handlers that did not end within their grace of %g s", running, grace)
+            why = "as asked" if self._hurried else f"their grace of {grace:g} s is over"
+            log.warning("interrupting what is being handled (%d messages): %s", running, why)
             for lane in self.lanes.values():
                 lane.cancel()
         await finished

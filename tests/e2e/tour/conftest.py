@@ -16,7 +16,11 @@ from tests.e2e.tour.stage import Stage
 
 @pytest.fixture(params=["memory", "sqlite"])
 async def stage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stage]:
-    stage = Stage(f"memory://{uuid.uuid4().hex}" if request.param == "memory" else f"sqlite:///{tmp_path}/broker.db")
+    stage = Stage(
+        f"memory://{uuid.uuid4().hex}"
+        if request.param == "memory"
+        else f"sqlite:///{tmp_path}/broker.db?synchronous=normal"
+    )
     yield stage
     await stage.close()
 

@@ -16,7 +16,7 @@ from carteiro.testing.wiretap import CrashPoint, Wiretap
 
 T = TypeVar("T")
 
-PATIENCE = 20.0
+PATIENCE = 6.0
 """Seconds, of the real ones, after which what a test waits for is taken not to come."""
 
 
@@ -137,15 +137,20 @@ class Stage:
         awaited = asyncio.ensure_future(happens)
         until = self.clock.time() + most
         while not awaited.done():
-            # SQLite's thread needs a moment to look at the clock, and more to commit what is under way.
-            busy = any(app.worker is not None and app.worker.busy for app in self._running)
-            moment = 0.0 if self.url.startswith("memory") else 0.03 if busy else 0.004
-            await asyncio.wait((awaited,), timeout=moment)
+            await self._let_things_happen(awaited)
             if awaited.done():
                 break
             assert self.clock.time() < until, f"it did not happen within {most:g} s"
             self.clock.advance_to(self.clock.time() + step)
         return await awaited
+
+    async def _let_things_happen(self, awaited: asyncio.Future[Any]) -> None:
+        if self.url.startswith("memory"):
+            for _ in range(20):
+                await asyncio.sleep(0)
+        else:  # its thread needs a moment to look at the clock, and more to commit what is under way
+            busy = any(app.worker is not None and app.worker.busy for app in self._running)
+            await asyncio.wait((awaited,), timeout=0.03 if busy else 0.004)
 
     # -- looking ---------------------------------------------------------------------------------------------------
 
@@ -165,15 +170,20 @@ class Stage:
 
     async def settled(self, topic: str, group: str = "shop") -> GroupStatus:
         """The group's counts, once nothing waits and nothing is being handled."""
+        return await self.until(
+            topic, lambda of: of.waiting + of.delayed + of.retrying + of.in_flight == 0, group=group
+        )
+
+    async def until(self, topic: str, holds: Callable[[GroupStatus], bool], *, group: str = "shop") -> GroupStatus:
+        """The group's counts, once this holds of them."""
         inspector = await self.inspector()
 
         async def look() -> GroupStatus:
             while True:
                 for status in await inspector.groups():
-                    busy = status.waiting + status.delayed + status.retrying + status.in_flight
-                    if (status.topic, status.group, busy) == (topic, group, 0):
+                    if (status.topic, status.group) == (topic, group) and holds(status):
                         return status
-                await asyncio.sleep(0)  # nobody tells: look again
+                await asyncio.sleep(0)  # a broker tells nobody: look again
 
         return await soon(look())
 

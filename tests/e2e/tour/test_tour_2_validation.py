@@ -115,7 +115,7 @@ async def test_plain_types_are_bodies_too(stage: Stage, kind: Any, value: Any):
     app = stage.app()
 
     async def back(value: Any) -> bool:
-        return value == expected
+        return bool(value == expected)
 
     expected = value
     back.__annotations__["value"] = kind

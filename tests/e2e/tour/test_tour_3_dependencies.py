@@ -34,7 +34,6 @@ async def test_the_tours_session_is_committed_before_the_message_is_acked(
 
     assert (await handled.next()).error is None
     assert rows(tmp_path) == [(7, "A-7", "9.90")]
-    await dependencies.engine.dispose()
 
 
 async def test_the_tours_session_is_rolled_back_when_the_handler_fails(
@@ -56,7 +55,6 @@ async def test_the_tours_session_is_rolled_back_when_the_handler_fails(
 
     assert isinstance((await handled.next()).error, ValueError)
     assert rows(tmp_path) == []
-    await dependencies.engine.dispose()
 
 
 async def test_dependencies_nest_are_called_once_a_message_and_close_in_reverse(stage: Stage):
@@ -100,7 +98,7 @@ async def test_the_depends_of_other_frameworks_is_accepted_as_it_is(stage: Stage
         return 23
 
     async def price(net: int, tax: Any) -> int:
-        return net + tax
+        return net + int(tax)
 
     price.__annotations__["tax"] = Annotated[int, depends(tax)]
     app.subscriber("prices")(price)

@@ -189,6 +189,26 @@ async def test_a_handler_that_returns_none_publishes_nothing(stage: Stage):
     assert heard.silent
 
 
+async def test_a_publisher_makes_the_key_of_what_is_returned(stage: Stage):
+    app = stage.app()
+
+    @app.subscriber("orders")
+    @app.publisher("invoices", key=lambda order: f"k{order}")
+    async def invoice(order: int) -> int:
+        return order
+
+    @app.subscriber("invoices")
+    async def see(message: Message) -> str | None:
+        return message.key
+
+    handled = follow(app)
+    await stage.run(app)
+
+    await app.publish("orders", 7)
+
+    assert [one.result for one in await handled.many(2)] == [7, "k7"]
+
+
 # -- routers ---------------------------------------------------------------------------------------------------------
 
 
@@ -377,8 +397,7 @@ async def test_a_request_under_way_fails_when_its_app_is_closed(stage: Stage):
 
     async with app:
         asked = asyncio.create_task(app.request("slow", 1, timeout=3600))
-        while not (await stage.group("slow")).waiting:
-            await asyncio.sleep(0)
+        await stage.until("slow", lambda status: status.waiting > 0)
 
     with pytest.raises(NotConnected, match="the app was closed before `slow` had replied"):
         await soon(asked)

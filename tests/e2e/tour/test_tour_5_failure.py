@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from datetime import timedelta
+from itertools import pairwise
 from types import ModuleType
 from typing import Annotated, Any
 
@@ -125,7 +126,7 @@ async def test_delays_grow_exponentially_up_to_their_cap(stage: Stage):
         await soon(stage.pass_until(handled.next()))
         times.append(clock.time())
 
-    waits = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    waits = [later - earlier for earlier, later in pairwise(times)]
     for wait, asked in zip(waits, (10, 20, 40, 60, 60), strict=True):
         assert wait >= asked - 2  # a step or two may pass before the time is read
 
@@ -202,15 +203,9 @@ async def test_a_message_that_has_grown_too_old_is_not_retried(stage: Stage):
     while not await stage.dead():
         await soon(stage.pass_until(handled.next(), step=5))
         attempts += 1
-        await soon(until_no_more(stage))
+        await stage.until("work", lambda status: status.in_flight == 0)
 
     assert 3 <= attempts <= 6
-
-
-async def until_no_more(stage: Stage) -> None:
-    """Until nothing is in flight."""
-    while (await stage.group("work")).in_flight:
-        await asyncio.sleep(0)
 
 
 async def test_an_app_has_retries_for_subscribers_that_say_nothing(stage: Stage):

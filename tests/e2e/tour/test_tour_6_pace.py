@@ -5,6 +5,7 @@ import os
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from time import sleep
 from types import ModuleType
@@ -29,14 +30,11 @@ async def test_the_tours_handlers_each_go_at_their_own_pace(stage: Stage, part: 
     await pace.app.publish("events", {"name": "opened"})
     await pace.app.publish("thumbnails", "/a.png")
     await pace.app.publish_many("clicks", [{"x": x, "y": 0} for x in (1, -1, 2)])
-    ended = await handled.many(5)
-    for topic in ("accounts", "events", "thumbnails"):
-        await stage.settled(topic, "pace")
+    ended = await handled.many(8)
 
-    assert Counter(one.message.topic for one in ended) == {"accounts": 3, "events": 1, "thumbnails": 1}
+    assert Counter(one.message.topic for one in ended) == {"accounts": 3, "events": 1, "thumbnails": 1, "clicks": 3}
     assert pace.balances == {"Ana": 12}
-    status = await stage.group("clicks", "pace")
-    assert status.waiting == 0
+    assert [one.message.body for one in ended if one.error is not None] == [b'{"x":-1,"y":0}']
 
 
 # -- how much at once ------------------------------------------------------------------------------------------------
@@ -110,7 +108,7 @@ async def test_a_rate_limit_holds_in_every_window_across_two_workers(stage: Stag
         await apps[0].publish_many("work", range(total))
     await stage.run(*apps)
 
-    await soon(stage.pass_until(all_there.wait(), step=per / count / 4))
+    await soon(stage.pass_until(all_there.wait(), step=per / count / 2))
 
     # On SQLite the clock may go a few steps on between a permit and the start that it is for.
     window = per - (1e-6 if stage.url.startswith("memory") else per / count)
@@ -174,7 +172,7 @@ async def test_what_waits_is_handled_in_batches_of_at_most_the_size(stage: Stage
     while sum(map(len, batches)) < 35:
         batches.append(await soon(taken.get()))
 
-    assert sorted(sum(batches, [])) == list(range(35))
+    assert sorted(chain(*batches)) == list(range(35))
     assert max(map(len, batches)) == 10
     await stage.settled("clicks")
 
@@ -400,7 +398,7 @@ async def test_a_handler_that_blocks_the_loop_is_named(stage: Stage, caplog: pyt
 
     @app.subscriber("work")
     async def greedy(number: int) -> None:
-        sleep(0.11)
+        sleep(0.11)  # noqa: ASYNC251 (that is what it is warned of)
 
     @app.subscriber("work", group="other")
     async def modest(number: int) -> None:
@@ -422,7 +420,7 @@ async def test_an_async_handler_in_threads_or_processes_is_refused_at_start(stag
     for runs_in in ("thread", "process"):
         app = stage.app()
 
-        @app.subscriber("work", runs_in=runs_in)  # type: ignore[arg-type]
+        @app.subscriber("work", runs_in=runs_in)
         async def work(number: int) -> None: ...
 
         with pytest.raises(ConfigurationError, match=r"`.*work` \(test_tour_6_pace\.py:\d+\).* is async"):

@@ -29,6 +29,12 @@ class Held:
             self.ended += 1
             return message.attempt
 
+    async def stopping(self) -> None:
+        """Return once its worker has begun to stop."""
+        worker = self.app.worker
+        while worker is not None and not any(lane.stopping for lane in worker.lanes.values()):  # noqa: ASYNC110
+            await asyncio.sleep(0)  # a worker tells nobody
+
 
 async def test_a_stop_lets_what_runs_end_and_settles_it(stage: Stage):
     held = Held(stage.app())
@@ -38,6 +44,7 @@ async def test_a_stop_lets_what_runs_end_and_settles_it(stage: Stage):
         await soon(held.begun.get())
 
     stopping = asyncio.create_task(stage.stop(held.app))
+    await held.stopping()
     held.may_end.set()
     await soon(stopping)
 
@@ -55,6 +62,7 @@ async def test_what_was_prefetched_is_handed_back_and_is_no_attempt(stage: Stage
     assert (await stage.group("work")).in_flight == 5
 
     stopping = asyncio.create_task(stage.stop(held.app))
+    await held.stopping()
     held.may_end.set()
     await soon(stopping)
     assert (await stage.group("work")).waiting == 4
@@ -90,8 +98,7 @@ async def test_asked_a_second_time_it_skips_the_grace(stage: Stage, how: str):
     ask = held.app.stop if how == "stop" else running.cancel
 
     ask()
-    while held.app.worker is not None and not held.app.worker.lanes[next(iter(held.app.worker.lanes))].stopping:
-        await asyncio.sleep(0)
+    await held.stopping()
     ask()
 
     await soon(asyncio.wait([running]))
@@ -107,7 +114,7 @@ async def test_a_handler_that_outlives_its_lease_many_times_runs_once(stage: Sta
     await stage.run(held.app, other.app)
     await held.app.publish("work", 1)
 
-    await soon(stage.pass_until(clock.sleep(200), step=2))
+    await soon(stage.pass_until(clock.sleep(200), step=5))
     held.may_end.set()
     other.may_end.set()
     await stage.settled("work")

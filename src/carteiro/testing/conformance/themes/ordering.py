@@ -90,9 +90,13 @@ class OrderingConformance:
     async def test_a_delayed_message_holds_back_what_its_key_publishes_later(self, rig: Rig) -> None:
         accounts = await rig.declare("accounts", ordered=True)
         consumer = rig.broker.consume([accounts])
-        await rig.publish("accounts", b"1", key="a", delay=rig.delay)
-        await rig.publish("accounts", b"2", key="a")
-        await rig.publish("accounts", b"another key", key="b")
+        await rig.broker.publish(
+            [
+                rig.message("accounts", b"1", key="a", delay=rig.delay),
+                rig.message("accounts", b"2", key="a"),
+                rig.message("accounts", b"another key", key="b"),
+            ]
+        )
 
         assert bodies(await rig.until_done(consumer, accounts, 3)) == [b"another key", b"1", b"2"]
 

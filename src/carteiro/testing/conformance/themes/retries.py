@@ -28,8 +28,7 @@ class DelayConformance:
     async def test_a_delayed_message_comes_after_one_that_was_published_later(self, rig: Rig) -> None:
         orders = await rig.declare("orders")
         consumer = rig.broker.consume([orders])
-        await rig.publish("orders", b"later", delay=rig.delay)
-        await rig.publish("orders", b"now")
+        await rig.broker.publish([rig.message("orders", b"later", delay=rig.delay), rig.message("orders", b"now")])
 
         assert bodies(await rig.take(consumer, orders, 2)) == [b"now", b"later"]
 
@@ -52,9 +51,8 @@ class DelayConformance:
     @needs(Capability.DELAY)
     async def test_a_delay_far_ahead_holds_up_nothing(self, rig: Rig) -> None:
         orders = await rig.declare("orders")
-        await rig.publish("orders", b"in a year", delay=365 * 86_400)
-        await rig.publish("orders", b"soon", delay=rig.delay)
-        await rig.publish("orders", b"now")
+        delays = {b"in a year": 365 * 86_400, b"soon": rig.delay, b"now": 0}
+        await rig.broker.publish([rig.message("orders", body, delay=delay) for body, delay in delays.items()])
 
         assert bodies(await rig.take(rig.broker.consume([orders]), orders, 2)) == [b"now", b"soon"]
 
@@ -84,11 +82,10 @@ class RetriesConformance:
     async def test_a_retry_is_never_early_and_holds_up_nothing(self, rig: Rig) -> None:
         orders = await rig.declare("orders")
         consumer = rig.broker.consume([orders])
-        await rig.publish("orders", b"failed")
+        await rig.publish("orders", b"failed", b"next")
         delivery = await rig.one(consumer, orders)
         before = await rig.now()
         await rig.settle(consumer, delivery, action=Action.RETRY, delay=rig.delay, error="busy")
-        await rig.publish("orders", b"next")
 
         assert bodies([await rig.one(consumer, orders)]) == [b"next"]
         assert bodies([await rig.one(consumer, orders)]) == [b"failed"]
