@@ -131,9 +131,9 @@ class Worker:
             await asyncio.wait((finished, self._patience), return_when=asyncio.FIRST_COMPLETED)
             self._patience.cancel()
         if not finished.done():
-            running = sum(lane.running for lane in self.lanes.values())
-            why = "as asked" if self._hurried else f"their grace of {grace:g} s is over"
-            log.warning("interrupting what is being handled (%d messages): %s", running, why)
+            if running := sum(lane.running for lane in self.lanes.values()):
+                why = "as asked" if self._hurried else f"their grace of {grace:g} s is over"
+                log.warning("interrupting what is being handled (%d messages): %s", running, why)
             for lane in self.lanes.values():
                 lane.cancel()
         await finished
