@@ -123,6 +123,8 @@ class Router:
                 )
         if runs_in not in (None, "loop", "thread", "process"):
             raise ConfigurationError(f'runs_in="{runs_in}" on `{full}`: it is "loop", "thread" or "process"')
+        if lease is not None and seconds(lease) <= 0:
+            raise ConfigurationError(f"lease={lease} on `{full}`: it must be over 0 seconds")
         if batch is not None and idempotency is not None:
             raise ConfigurationError(
                 f"`{full}`: a batch cannot have idempotency; handle the messages one by one, or drop it"

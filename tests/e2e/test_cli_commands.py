@@ -22,6 +22,14 @@ def declared(project: Project) -> Project:
     return project
 
 
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """As `declared`, for those that change nothing."""
+    project = Project(tmp_path_factory.mktemp("untouched"))
+    project.ok("publish", "who", "first", "--app", "hello:app")
+    return project
+
+
 def with_a_dead_letter(project: Project, sku: str = "bad") -> None:
     with project.running("hello:app") as worker:
         worker.ready()
@@ -223,8 +231,8 @@ def test_doctor_exits_with_1_on_an_error(project: Project) -> None:
         ("run hello:app --only nobody", 1, "no subscribers among nobody"),
     ],
 )
-def test_an_error_is_one_line_that_names_the_cause(declared: Project, command: str, code: int, says: str) -> None:
-    done = declared.carteiro(*command.split())
+def test_an_error_is_one_line_that_names_the_cause(untouched: Project, command: str, code: int, says: str) -> None:
+    done = untouched.carteiro(*command.split())
     assert (done.returncode, done.stdout) == (code, "")
     assert says in done.stderr
     assert done.stderr.startswith("carteiro: ")

@@ -66,6 +66,7 @@ def test_a_name_that_is_no_topic(declare: Callable[[Carteiro], Any], words: str)
         ({"retain": "for ever"}, r"`for ever` is no length of time"),
         ({"start": "yesterday"}, r"""start='yesterday': it is "earliest", "latest" or an aware datetime"""),
         ({"start": datetime(2026, 11, 1)}, r"has no time zone: give an aware datetime"),  # noqa: DTZ001
+        ({"lease": 0}, r"lease=0 on `orders`: it must be over 0 seconds"),
         ({"batch": Batch(), "idempotency": Idempotency(key="id")}, r"`orders`: a batch cannot have idempotency"),
     ],
 )

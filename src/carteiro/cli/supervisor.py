@@ -3,7 +3,7 @@
 Each of N *places* is held by one child at a time. A place's life:
 
     start ---ready---> working --dies--> wait (backoff) --> start
-      |                   `----worn----> start another; when that is ready, SIGTERM to the old one
+      |                   `----worn----> the same, while it works on; when the other is ready, SIGTERM to it
       `--failed--> the first start of all: everything stops, with the child's own line
                    later: wait (backoff), while the other places work on
 
@@ -36,7 +36,7 @@ from carteiro.ports.clock import SYSTEM_CLOCK, Clock
 log = logging.getLogger("carteiro.run")
 
 HEALTHY: Final = 60.0
-"""Seconds of work after which a child's death counts as its place's first."""
+"""Seconds of work after which a child's end counts as its place's first."""
 
 backoff = exponential(0.5, cap=30, jitter="equal")
 
@@ -158,13 +158,13 @@ class Supervisor:
         self._over = loop.create_future()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number)
-        reloading = asyncio.create_task(self._reload()) if self._changes is not None else None
+        reloading = asyncio.create_task(self._reload())
+        reloading.add_done_callback(self._check)
         self._fill()
         try:
             code = await self._over
         finally:
-            if reloading is not None:
-                reloading.cancel()
+            reloading.cancel()
             await self._empty()
         return 128 + self._signals[-1] if len(self._signals) > 1 else code
 
@@ -188,8 +188,8 @@ class Supervisor:
         if self._farewells:
             await asyncio.wait(self._farewells)
 
-    def _check(self, place: asyncio.Task[None]) -> None:
-        if not place.cancelled() and (error := place.exception()) is not None and not self._over.done():
+    def _check(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None and not self._over.done():
             self._over.set_exception(error)
 
     def _stop(self, number: int) -> None:
@@ -206,7 +206,8 @@ class Supervisor:
             self._over.set_result(Exit.DONE)
 
     async def _reload(self) -> None:
-        assert self._changes is not None
+        if self._changes is None:
+            return
         async for files in self._changes:
             more = f" and {len(files) - 1} more" if len(files) > 1 else ""
             log.info("%s%s changed: starting again", files[0], more)
@@ -218,7 +219,7 @@ class Supervisor:
 
     async def _keep(self, number: int) -> None:
         """Have a child at work in this place, one after another."""
-        deaths = 0
+        ends = 0
         while True:
             child = await self._start()
             started = self._clock.monotonic()
@@ -226,20 +227,19 @@ class Supervisor:
             if isinstance(report, Ready):
                 self._took_over(number, child, report)
                 report = await child.report()
+            ends = 1 if self._clock.monotonic() - started >= HEALTHY else ends + 1
+            wait = backoff(ends)
             if isinstance(report, Worn):
                 log.info("worker %d (pid %d) is replaced: %s", number, child.pid, report.reason)
-                deaths = 0
-                continue
-            if self._working.get(number) is child:
-                del self._working[number]
-            if isinstance(report, Failed):
-                sys.stderr.write(report.text + "\n")
-                if await self._is_final(report):
-                    return
-            await child.ended()
-            deaths = 1 if self._clock.monotonic() - started >= HEALTHY else deaths + 1
-            wait = backoff(deaths)
-            log.warning("worker %d (pid %d) %s: starting another in %.1f s", number, child.pid, child.ending, wait)
+            else:
+                if self._working.get(number) is child:
+                    del self._working[number]
+                if isinstance(report, Failed):
+                    sys.stderr.write(report.text + "\n")
+                    if self._is_final(report):
+                        return
+                await child.ended()
+                log.warning("worker %d (pid %d) %s: starting another in %.1f s", number, child.pid, child.ending, wait)
             await self._clock.sleep(wait)
 
     async def _start(self) -> Child:
@@ -267,7 +267,7 @@ class Supervisor:
             self._announced = True
             self._announce(ready, [self._working[place].pid for place in sorted(self._working)])
 
-    async def _is_final(self, failed: Failed) -> bool:
+    def _is_final(self, failed: Failed) -> bool:
         """Whether there is nothing to gain by another start."""
         if self._changes is not None:
             log.info("waiting for a change")

@@ -44,7 +44,7 @@ class Once:
         except Exception as error:
             return self._attempt.endings.failed(delivery, error)
         if standing is Standing.DONE:
-            return Outcome(delivery, Action.ACK)
+            return Outcome(delivery, Action.ACK, emits=self._attempt.endings.replied(message, None))
         if standing is Standing.TAKEN:
             return Outcome(delivery, Action.RELEASE, delay=STEP_BACK)
         outcome = await self._attempt(delivery)

@@ -16,7 +16,7 @@ from carteiro.testing.wiretap import CrashPoint, Wiretap
 
 T = TypeVar("T")
 
-PATIENCE = 6.0
+PATIENCE = 20.0
 """Seconds, of the real ones, after which what a test waits for is taken not to come."""
 
 
@@ -91,6 +91,17 @@ class Stage:
             if running.done():
                 ready.cancel()
                 running.result()
+
+    def listen(self, *topics: str) -> tuple[Carteiro, Follower]:
+        """An app of its own that takes what is published to these topics, as (topic, body)."""
+        app = self.app("listener")
+
+        async def hear(message: Message) -> tuple[str, bytes]:
+            return message.topic, message.body
+
+        for topic in topics:
+            app.subscriber(topic)(hear)
+        return app, follow(app)
 
     def mortal_app(self, name: str = "shop", **options: Any) -> MortalApp:
         """An app whose worker dies at `crash`, as by SIGKILL, and is at once replaced."""
