@@ -1,6 +1,6 @@
 """Where a handler runs: on the loop, in one hop to a thread, in a process. And batches."""
 
-# ruff: noqa: B008  (a marker as a default is what is tested)
+
 
 import asyncio
 import functools
