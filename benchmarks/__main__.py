@@ -12,6 +12,7 @@ from rich.console import Console
 from benchmarks import machine, page
 from benchmarks.bench import Bench, Result
 from benchmarks.measurements import MEASUREMENTS
+from benchmarks.processes import Failed
 
 
 def main() -> None:
@@ -36,7 +37,10 @@ def main() -> None:
     for name in names:
         with Console(stderr=True).status(name) as status:
             bench = Bench(quick=options.quick, rounds=options.rounds, say=status.update)
-            results[name] = MEASUREMENTS[name](bench)
+            try:
+                results[name] = MEASUREMENTS[name](bench)
+            except Failed as error:
+                sys.exit(f"{name}: {error}")
         page.show(console, results[name])
     if options.json:
         raw = {name: {"figures": {one.name: one.value for one in result.figures}, "rounds": result.raw}

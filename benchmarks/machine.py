@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import sqlite3
+import statistics
+import tempfile
+import time
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +23,20 @@ def describe() -> dict[str, str]:
         "sqlite": sqlite3.sqlite_version,
         "packages": ", ".join(f"{name} {version(name)}" for name in ("carteiro", "huey", "pydantic", "uvloop")),
         "load before the run": f"{os.getloadavg()[0]:.1f}",
+        "a sync of the disk before the run": f"{_sync() * 1000:.2f} ms",
     }
+
+
+def _sync(times: int = 50) -> float:
+    """Seconds, the median: what each commit waits for, where benchmarks keep their files."""
+    seconds: list[float] = []
+    with tempfile.TemporaryFile() as file:
+        for _ in range(times):
+            os.write(file.fileno(), bytes(4096))
+            start = time.perf_counter()
+            os.fdatasync(file.fileno())
+            seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
 
 
 def _processor() -> str:

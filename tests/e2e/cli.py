@@ -17,14 +17,14 @@ from typing import Any
 
 import msgspec
 
-PATIENCE = 60.0
+PATIENCE = 30.0
 """Seconds after which what was to happen has not."""
 
 APP = """
 import asyncio, os
 from carteiro import Carteiro, Retry, constant
 
-app = Carteiro("hello", grace=60)
+app = Carteiro("hello", grace=120)
 app.topic("kept", retain="7d")
 
 @app.subscriber("greetings")

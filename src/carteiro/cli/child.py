@@ -1,9 +1,9 @@
 """A worker process under a supervisor: `python -m carteiro.cli.child FD OPTIONS`.
 
-FD is its end of a socket pair. On it the child reports, one JSON object a line; the parent never writes, so that the
-child's end becomes readable only when the parent is gone. Whatever stops it, what is to be printed goes to the parent:
-of many children that fail for one reason, one is heard. Its options come parsed: the parser of the command line, with
-the pydantic that it loads, would cost each child 9 MB.
+FD is its end of a socket pair. On it the child reports, one JSON object a line, and hears when to stop at once, or that
+its parent is gone. Whatever stops it, what is to be printed goes to the parent: of many children that fail for one
+reason, one is heard. Its options come parsed: the parser of the command line, with the pydantic that it loads, would
+cost each child 9 MB.
 """
 
 from __future__ import annotations

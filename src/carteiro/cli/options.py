@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
+
+HURRY: Final = b"!"
+"""What a supervisor writes to a child that is to stop at once. A second SIGTERM would not do: the kernel makes one of
+two that arrive before the first is taken."""
 
 
 class RunOptions(msgspec.Struct, frozen=True):

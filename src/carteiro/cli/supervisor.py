@@ -28,7 +28,7 @@ from typing import Final
 import msgspec
 
 from carteiro.cli.exits import Exit
-from carteiro.cli.options import Failed, Ready, Report, RunOptions, Worn
+from carteiro.cli.options import HURRY, Failed, Ready, Report, RunOptions, Worn
 from carteiro.cli.output import plural
 from carteiro.policies.retry import exponential
 from carteiro.ports.clock import SYSTEM_CLOCK, Clock
@@ -86,12 +86,14 @@ class Child:
         """Stop it gracefully."""
         if not self._stopping:
             self._stopping = True
-            self.hurry()
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
 
     def hurry(self) -> None:
-        """SIGTERM: a second one skips the grace."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.terminate()
+        """Stop it at once."""
+        self.stop()
+        with contextlib.suppress(OSError):
+            self._channel.send(HURRY)
 
     async def ended(self) -> None:
         await asyncio.shield(self._exit)

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from carteiro.app import Carteiro
 from carteiro.cli.exits import Exit
-from carteiro.cli.options import Ready, Report, RunOptions, Worn
+from carteiro.cli.options import HURRY, Ready, Report, RunOptions, Worn
 from carteiro.cli.target import load
 from carteiro.errors import UnsupportedFeature
 from carteiro.message import Subscription
@@ -36,7 +36,8 @@ LOOK = 1.0
 def work(options: RunOptions, report: Callable[[Report], None], parent: socket.socket | None = None) -> int:
     """Run the app until it is stopped; returns the exit code, raises what keeps it from running.
 
-    `parent`, if there is one, is a socket that becomes readable when it is gone: then the worker stops, too.
+    `parent`, if there is one, is a socket on which it says HURRY, or that is at its end when it is gone: then the
+    worker stops, too.
     """
     app = load(options.app)
     configure(options.log_level, "json" if options.log_json else None)
@@ -111,7 +112,7 @@ class _Shift:
         if self._parent is None:
             loop.add_signal_handler(signal.SIGINT, self._stop, signal.SIGINT)
         else:  # ctrl-C reaches every process of a terminal: that of a child is its parent's matter
-            loop.add_reader(self._parent, self._orphaned)
+            loop.add_reader(self._parent, self._hear, self._parent)
 
     def _stop(self, number: int) -> None:
         self._signals.append(number)
@@ -126,11 +127,16 @@ class _Shift:
         else:
             self._app.stop()
 
-    def _orphaned(self) -> None:
-        assert self._parent is not None
-        asyncio.get_running_loop().remove_reader(self._parent)
-        log.warning("its supervisor is gone: this worker stops, too")
-        self._stop(signal.SIGTERM)
+    def _hear(self, parent: socket.socket) -> None:
+        try:
+            said = parent.recv(len(HURRY))
+        except ConnectionError:
+            said = b""
+        if not said:
+            asyncio.get_running_loop().remove_reader(parent)
+            log.warning("its supervisor is gone: this worker stops, too")
+        for _ in range(2 if said == HURRY else 1):
+            self._stop(signal.SIGTERM)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
