@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 
 from carteiro.building import Builder, Defaults, Overrides, check_features, subscriptions
 from carteiro.connection import Connection
-from carteiro.current import current_delivery
+from carteiro.current import current
 from carteiro.durations import Duration, seconds
+from carteiro.engine.composing import check_text, compose, described
 from carteiro.engine.deadlines import Deadlines
 from carteiro.engine.endings import Surroundings
 from carteiro.engine.routes import ConsumeMiddleware, Publication, PublishMiddleware
@@ -218,10 +219,7 @@ class Carteiro(Router):
         correlation_id: str | None = None,
     ) -> Outgoing:
         """The message that `publish` sends, encoded."""
-        body, content_type = encode(value, codec=self._codec)
         written = dict(headers) if headers else {}
-        if content_type is not None:
-            written.setdefault(CONTENT_TYPE, content_type)
         if type is not None:
             written[TYPE] = type
         if expires is not None:
@@ -231,10 +229,11 @@ class Carteiro(Router):
             if at.tzinfo is None or delay is not None:
                 raise ConfigurationError(f"at={at!r} for `{topic}`: give an aware datetime, and no delay beside it")
             wait = max(0.0, at.timestamp() - self.clock.time())
-        message_id = id or new_id()
-        return Outgoing(
-            message_id, check_topic(topic), body, key, written,
-            correlation_id or _flow() or message_id, wait, self._dedupe if id is not None else None,
+        message_id = new_id() if id is None else id
+        return compose(
+            check_topic(topic), value, id=message_id, key=key, headers=written,
+            correlation_id=correlation_id or _flow() or message_id, delay=wait, codec=self._codec,
+            dedupe=None if id is None else self._dedupe,
         )  # fmt: skip
 
     def outgoing_many(
@@ -249,7 +248,7 @@ class Carteiro(Router):
     ) -> list[Outgoing]:
         """The messages that `publish_many` sends, encoded. What they share is worked out once."""
         check_topic(topic)
-        shared = dict(headers) if headers else NO_HEADERS
+        shared = described(topic, headers or NO_HEADERS, None)
         wait = 0.0 if delay is None else seconds(delay)
         flow, codec = _flow(), self._codec
         window = None if id is None else self._dedupe
@@ -258,11 +257,10 @@ class Carteiro(Router):
             body, content_type = encode(value, codec=codec)
             written = shared if content_type is None else {CONTENT_TYPE: content_type, **shared}
             message_id = new_id() if id is None else id(value)
-            messages.append(
-                Outgoing(
-                    message_id, topic, body, key(value) if key else None, written, flow or message_id, wait, window
-                )
-            )
+            message_key = None if key is None else key(value)
+            if key is not None or id is not None:
+                check_text(topic, id=message_id, key=message_key)
+            messages.append(Outgoing(message_id, topic, body, message_key, written, flow or message_id, wait, window))
         return messages
 
     # -- its life --------------------------------------------------------------------------------------------------
@@ -480,7 +478,7 @@ def _tell_of_death(worker: asyncio.Task[None]) -> None:
 
 def _flow() -> str | None:
     """The correlation id of what is being handled here, if anything is."""
-    delivery = current_delivery()
+    delivery = current.get()
     return None if delivery is None else delivery.message.correlation_id
 
 

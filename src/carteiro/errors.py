@@ -102,14 +102,14 @@ class Reject(CarteiroError):
 
 
 class RetryLater(CarteiroError):
-    """Raised by a handler: try this message again after `delay` (seconds or timedelta).
+    """Raised by a handler: try this message again after `delay` (seconds, a timedelta or text such as `"5m"`).
 
     Without a delay the subscription's own backoff is used. Its attempts still count against the limit.
     """
 
-    def __init__(self, reason: str = "", *, delay: float | timedelta | None = None) -> None:
+    def __init__(self, reason: str = "", *, delay: float | timedelta | str | None = None) -> None:
         super().__init__(reason or "the handler asked for a retry")
-        self.delay = delay.total_seconds() if isinstance(delay, timedelta) else delay
+        self.delay = delay
 
 
 class BatchFailed(CarteiroError):

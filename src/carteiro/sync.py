@@ -1,13 +1,15 @@
 """Publishing from code that has no event loop.
 
 Where the app is open on a loop in another thread of this process, calls go there. Where it is not, the first call
-starts one thread with a loop and a connection of its own, which ends with the process.
+starts one thread with a loop and a connection of its own, which ends with the process. A fork copies neither threads
+nor the right to use a connection, so a child starts its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import atexit
+import os
 import threading
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -18,31 +20,44 @@ from carteiro.errors import NotConnected
 T = TypeVar("T")
 
 
+class _Links:
+    """The connections of one process, each with its loop: the app's while it is open, and the bridge's own."""
+
+    def __init__(self) -> None:
+        self.used: tuple[Connection, asyncio.AbstractEventLoop] | None = None
+        self.own: tuple[Connection, asyncio.AbstractEventLoop] | None = None
+        self.starting = threading.Lock()
+
+
 class SyncBridge:
     """Runs coroutines on a connection for threads that cannot await."""
 
     def __init__(self, connect: Callable[[], Awaitable[Connection]]) -> None:
         self._connect = connect
-        self._starting = threading.Lock()
-        self._used: tuple[Connection, asyncio.AbstractEventLoop] | None = None
-        self._own: tuple[Connection, asyncio.AbstractEventLoop] | None = None
+        self._by_process: dict[int, _Links] = {}
+
+    @property
+    def _links(self) -> _Links:
+        # `setdefault` is atomic, where a lock could be one that was held in the parent when it forked.
+        return self._by_process.setdefault(os.getpid(), _Links())
 
     def use(self, connection: Connection | None, loop: asyncio.AbstractEventLoop | None) -> None:
         """Send calls to a connection that is open anyway, or to it no more."""
-        self._used = (connection, loop) if connection is not None and loop is not None else None
+        self._links.used = (connection, loop) if connection is not None and loop is not None else None
 
     def call(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """Await what `work` makes of a connection, in that connection's loop; returns and raises what it does."""
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            connection, loop = self._used or self._own_connection()
+            links = self._links
+            connection, loop = links.used or self._own_connection(links)
             return asyncio.run_coroutine_threadsafe(_awaited(work(connection)), loop).result()
         raise NotConnected("this thread has an event loop, which a sync call would block: use `await app.publish(…)`")
 
-    def _own_connection(self) -> tuple[Connection, asyncio.AbstractEventLoop]:
-        with self._starting:
-            if self._own is None:
+    def _own_connection(self, links: _Links) -> tuple[Connection, asyncio.AbstractEventLoop]:
+        with links.starting:
+            if links.own is None:
                 loop = asyncio.new_event_loop()
                 threading.Thread(target=_run, args=(loop,), name="carteiro sync", daemon=True).start()
                 try:
@@ -50,13 +65,14 @@ class SyncBridge:
                 except BaseException:
                     loop.call_soon_threadsafe(loop.stop)
                     raise
-                self._own = connection, loop
+                links.own = connection, loop
                 atexit.register(self._close)
-            return self._own
+            return links.own
 
     def _close(self) -> None:
-        if self._own is not None:
-            (connection, loop), self._own = self._own, None
+        links = self._links
+        if links.own is not None:
+            (connection, loop), links.own = links.own, None
             asyncio.run_coroutine_threadsafe(connection.close(), loop).result(timeout=10)
             loop.call_soon_threadsafe(loop.stop)
 

@@ -17,8 +17,9 @@ from carteiro.engine.failures import after_failure
 from carteiro.engine.isolation import Pending, begin
 from carteiro.engine.routes import ConsumeMiddleware, Handler
 from carteiro.errors import NoHandler
+from carteiro.handlers.codecs import MSGPACK
 from carteiro.handlers.plan import Plan
-from carteiro.message import REPLY_TO, TYPE, Action, Delivery, Message, Outcome, Subscription
+from carteiro.message import CONTENT_TYPE, REPLY_TO, TYPE, Action, Delivery, Message, Outcome, Subscription
 from carteiro.policies.retry import NO_RETRY
 
 log = logging.getLogger("carteiro.worker")
@@ -52,8 +53,7 @@ class Attempt:
                     return ended
             result = begin(self._invoke(message), self._blocked)
             if type(result) is Pending:
-                rest = result.rest()
-                result = await (rest if self._timeout is None else self._around.deadlines.limit(rest, self._timeout))
+                result = await self._around.rest(result, self._timeout)
             if self._silent and REPLY_TO not in headers:
                 return Outcome(delivery, ACK)
             return Outcome(delivery, ACK, emits=await self.endings.published(message, result))
@@ -76,7 +76,7 @@ def by_type(attempts: Mapping[str | None, Handle], subscription: Subscription, a
 
     async def choose(delivery: Delivery) -> Outcome:
         message = delivery.message
-        kind = message.headers.get(TYPE) or _type_in(message.body)
+        kind = message.headers.get(TYPE) or _type_in(message)
         handle = attempts.get(kind, fallback)
         if handle is not None:
             return await handle(delivery)
@@ -92,13 +92,15 @@ class _Typed(msgspec.Struct):
     type: str | None = None
 
 
-_decode_type = msgspec.json.Decoder(_Typed).decode
+_in_json = msgspec.json.Decoder(_Typed).decode
+_in_msgpack = msgspec.msgpack.Decoder(_Typed).decode
 
 
-def _type_in(body: bytes) -> str | None:
+def _type_in(message: Message) -> str | None:
+    packed = message.headers.get(CONTENT_TYPE) == MSGPACK
     try:
-        return _decode_type(body).type
-    except msgspec.DecodeError:
+        return (_in_msgpack if packed else _in_json)(message.body).type
+    except ValueError:
         return None
 
 

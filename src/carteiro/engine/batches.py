@@ -17,7 +17,7 @@ from carteiro.engine.endings import Endings, Surroundings
 from carteiro.engine.isolation import Pending, begin
 from carteiro.engine.lane import Lane, interrupted
 from carteiro.engine.routes import Handler
-from carteiro.errors import BatchFailed
+from carteiro.errors import BatchFailed, InvalidBody
 from carteiro.handlers.plan import BatchPlan
 from carteiro.message import Action, Delivery, Message, Outcome, Subscription
 from carteiro.policies.batch import Batch
@@ -27,6 +27,8 @@ def in_batches(attempt: BatchAttempt, batch: Batch) -> Callable[[Lane], Awaitabl
     """Serve a lane batch by batch."""
 
     async def serve(lane: Lane) -> bool:
+        if lane.gathering:
+            return False  # another slot's batch comes first
         gathered: list[Delivery] = []
         hand_over_at = lane.clock.monotonic() + batch.wait
         while not lane.stopping:
@@ -44,9 +46,9 @@ def in_batches(attempt: BatchAttempt, batch: Batch) -> Callable[[Lane], Awaitabl
             outcomes = [Outcome(delivery, Action.RELEASE) for delivery in gathered]
         else:
             lane.wake()
+            current.set(gathered[0])
             try:
-                current.get().delivery = gathered[0]
-                outcomes = await attempt(gathered)
+                outcomes = await attempt([delivery for delivery in gathered if delivery in lane.held])
             except BaseException as error:
                 outcomes = [interrupted(lane, delivery, error) for delivery in gathered]
         for outcome in outcomes:
@@ -72,33 +74,40 @@ class BatchAttempt:
         outcomes: list[Outcome] = []
         live: list[Delivery] = []
         for delivery in deliveries:
-            message = delivery.message
-            if message.attempt > self._attempts:
-                outcomes.append(self._endings.lost(delivery))
-            elif message.headers and self._around.expired(message.headers):
-                outcomes.append(Outcome(delivery, Action.ACK))
-            else:
+            try:
+                ended = self._ended(delivery)
+            except InvalidBody as error:
+                ended = self._endings.failed(delivery, error)
+            if ended is None:
                 live.append(delivery)
-        messages = [delivery.message for delivery in live]
-        through = self._together if not self._middleware else self._through_middleware
-        published = False
-        for delivery, result in zip(live, await through(messages), strict=True):
-            if not isinstance(result, Failed):
-                outcomes.append(await self._done(delivery, result, first=not published))
-                published = True
             else:
-                outcomes.append(self._endings.failed(delivery, result.error))
-        return outcomes
-
-    async def _done(self, delivery: Delivery, result: Any, *, first: bool) -> Outcome:
-        """What the one call returned and emitted goes out once, with the first message; replies go out with each."""
+                outcomes.append(ended)
+        through = self._through_middleware if self._middleware else self._together
+        results = await through([delivery.message for delivery in live])
+        done = [(one, result) for one, result in zip(live, results, strict=True) if not isinstance(result, Failed)]
+        failed = [(one, result.error) for one, result in zip(live, results, strict=True) if isinstance(result, Failed)]
         try:
-            message, ends = delivery.message, self._endings
-            all_of_it = first and not ends.silent
-            emits = await ends.published(message, result) if all_of_it else ends.replied(message, result)
-            return Outcome(delivery, Action.ACK, emits=emits)
+            outcomes += await self._done(done)
         except Exception as error:
-            return self._endings.failed(delivery, error)
+            failed += [(delivery, error) for delivery, _ in done]
+        return outcomes + [self._endings.failed(delivery, error) for delivery, error in failed]
+
+    def _ended(self, delivery: Delivery) -> Outcome | None:
+        """The outcome of a message that is not to be attempted any more, or None."""
+        message = delivery.message
+        if message.attempt > self._attempts:
+            return self._endings.lost(delivery)
+        expired = bool(message.headers) and self._around.expired(message.headers)
+        return Outcome(delivery, Action.ACK) if expired else None
+
+    async def _done(self, done: Sequence[tuple[Delivery, Any]]) -> list[Outcome]:
+        """What the one call returned and emitted goes out once, with the first ack; replies go out with each."""
+        ends = self._endings
+        emits = [ends.replied(delivery.message, result) for delivery, result in done]
+        if done and not ends.silent:
+            (first, result), *_ = done
+            emits[0] = await ends.published(first.message, result)
+        return [Outcome(delivery, Action.ACK, emits=sent) for (delivery, _), sent in zip(done, emits, strict=True)]
 
     async def _together(self, messages: Sequence[Message]) -> list[Any]:
         """Call the handler once; for each message what it returned, or Failed."""
@@ -120,11 +129,14 @@ class BatchAttempt:
         try:
             result = begin(self._plan.call(messages, values), self._endings.blocked)
             if type(result) is Pending:
-                rest = result.rest()
-                result = await (rest if self._timeout is None else self._around.deadlines.limit(rest, self._timeout))
+                result = await self._around.rest(result, self._timeout)
         except KeyboardInterrupt:
             raise
         except BatchFailed as some:
+            unknown = [index for index in some.errors if index not in range(len(messages))]
+            if unknown:
+                strange = ValueError(f"BatchFailed names index {unknown[0]!r} of a batch of {len(messages)}")
+                return [Failed(strange)] * len(messages)
             return [Failed(some.errors[n]) if n in some.errors else None for n in range(len(messages))]
         except BaseException as error:
             return [Failed(error)] * len(messages)
@@ -167,11 +179,17 @@ class Meeting:
         self._done = False
 
     async def join(self, message: Message) -> Any:
-        """The innermost `call_next`: returns or raises what the one call did with this message."""
-        place: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._there.append((message, place))
-        await self._perhaps_call()
-        result = await place
+        """The innermost `call_next`: returns or raises what the call did with this message.
+
+        Who comes again after the call, as middleware that retries does, has one alone.
+        """
+        if self._done:
+            (result,) = await self._call([message])
+        else:
+            place: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            self._there.append((message, place))
+            await self._perhaps_call()
+            result = await place
         if isinstance(result, Failed):
             raise result.error
         return result

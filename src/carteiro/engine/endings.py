@@ -10,10 +10,13 @@ from typing import Any
 import msgspec
 
 from carteiro.durations import shown
+from carteiro.engine.composing import compose
 from carteiro.engine.deadlines import Deadlines
 from carteiro.engine.failures import after_failure, describe, lost_with_worker
+from carteiro.engine.isolation import Pending
 from carteiro.engine.replies import emitted_id, reply
 from carteiro.engine.routes import Handler
+from carteiro.errors import HandlerFailed, InvalidBody
 from carteiro.handlers.codecs import Codec, encode
 from carteiro.handlers.injected import Emitted
 from carteiro.handlers.running import Called
@@ -49,9 +52,19 @@ class Surroundings(msgspec.Struct, eq=False):
     stopping: bool = False
 
     def expired(self, headers: Mapping[str, str]) -> bool:
-        """Whether the message's time ran out before it was started."""
+        """Whether the message's time ran out before it was started; raises InvalidBody if its header is no time."""
         expires_at = headers.get(EXPIRES_AT)
-        return expires_at is not None and float(expires_at) < self.clock.time()
+        if expires_at is None:
+            return False
+        try:
+            return float(expires_at) < self.clock.time()
+        except ValueError:
+            raise InvalidBody(f"the header {EXPIRES_AT}: {expires_at} is not a number of seconds") from None
+
+    async def rest(self, pending: Pending, timeout: float | None) -> Any:
+        """The result of a handler that waits, within its timeout if it has one."""
+        rest = pending.rest()
+        return await (rest if timeout is None else self.deadlines.limit(rest, timeout))
 
 
 class Endings:
@@ -98,6 +111,7 @@ class Endings:
             task = asyncio.current_task()
             assert task is not None
             task.uncancel()
+            error = HandlerFailed("it was cancelled from within")
         message, retry = delivery.message, self._handler.retry
         outcome = after_failure(delivery, error, retry, self._around.clock.time())
         if outcome.action is Action.RETRY:
@@ -123,11 +137,7 @@ class Endings:
         )  # fmt: skip
 
     def _outgoing(self, parent: Message, emit: Emitted, number: int) -> Outgoing:
-        body, content_type = encode(emit.value, codec=self._around.codec)
-        headers = dict(emit.headers)
-        if content_type:
-            headers.setdefault(CONTENT_TYPE, content_type)
-        return Outgoing(
-            emitted_id(parent, self._subscription, number), emit.topic, body, emit.key, headers,
-            parent.correlation_id, emit.delay,
+        return compose(
+            emit.topic, emit.value, id=emitted_id(parent, self._subscription, number), key=emit.key,
+            headers=emit.headers, correlation_id=parent.correlation_id, delay=emit.delay, codec=self._around.codec,
         )  # fmt: skip

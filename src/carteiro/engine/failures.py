@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import traceback
 from pathlib import Path
+from typing import Final
 
 from carteiro.durations import seconds
 from carteiro.engine.replies import reply
@@ -11,13 +13,21 @@ from carteiro.errors import InvalidBody, InvalidHandler, NoHandler, Reject, Retr
 from carteiro.message import ERROR, REPLY_TO, Action, Delivery, Failure, Outcome
 from carteiro.policies.retry import Retry
 
+log = logging.getLogger("carteiro.worker")
+
+FALLBACK: Final = 1.0
+"""Seconds before a retry whose own delay is no length of time."""
+
 _OURS = str(Path(__file__).parent.parent)
 _HOPELESS = (InvalidBody, InvalidHandler, NoHandler, Reject, Unencodable)
 
 
 def describe(error: BaseException) -> str:
     """`Type: text`, as shown in lists; a Reject or an unfit body speaks for itself."""
-    text = str(error)
+    try:
+        text = str(error)
+    except Exception as worse:
+        text = f"(its text cannot be had: {type(worse).__name__})"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
@@ -27,6 +37,8 @@ def failure_of(delivery: Delivery, error: BaseException, now: float) -> Failure:
 
 def lost_with_worker(delivery: Delivery, now: float) -> Outcome:
     """The outcome for a message whose last permitted attempt never ended."""
+    if not delivery.lost and delivery.history:
+        return _dead(delivery, delivery.history[-1])  # it failed as often as is permitted now
     times = "once" if delivery.lost == 1 else f"{delivery.lost} times"
     error = WorkerLost(f"the worker died or lost its lease {times} while it held this message")
     return _dead(delivery, Failure(delivery.message.attempt - 1, now, describe(error), ""))
@@ -56,12 +68,21 @@ def _retry_delay(delivery: Delivery, error: BaseException, retry: Retry, now: fl
     asked = isinstance(error, RetryLater)
     if not asked and not isinstance(error, WorkerLost) and not retry.wants(error):
         return None
-    delay = error.delay if isinstance(error, RetryLater) else None
-    if delay is None:
-        delay = retry.backoff(len(delivery.history) + 1)
+    delay = _backoff(delivery, error, retry)
     if retry.max_age is not None and now + delay - message.published > seconds(retry.max_age):
         return None
     return delay
+
+
+def _backoff(delivery: Delivery, error: BaseException, retry: Retry) -> float:
+    """What the handler asks for, or else the policy; neither can keep a message from being tried again."""
+    try:
+        if isinstance(error, RetryLater) and error.delay is not None:
+            return seconds(error.delay)
+        return seconds(retry.backoff(len(delivery.history) + 1))
+    except Exception as wrong:
+        log.error("the backoff of %s cannot be used, it waits %g s: %s", delivery.subscription, FALLBACK, wrong)
+        return FALLBACK
 
 
 def _traceback(error: BaseException) -> str:

@@ -1,6 +1,6 @@
 """Replies: many requests in flight over one inbox.
 
-An inbox is an ephemeral subscription to `$reply.<process>.*`. Each request gets a topic of its own under it, as its
+An inbox is an ephemeral subscription to `$reply.<inbox>.*`. Each request gets a topic of its own under it, as its
 `reply-to`; whoever answers publishes there, and what comes is handed to whoever waits for that topic. A reply that
 nobody waits for any more is dropped.
 """
@@ -14,7 +14,7 @@ import logging
 from carteiro.engine.reconnect import reconnect_wait
 from carteiro.errors import NotConnected, RequestFailed, RequestTimeout
 from carteiro.message import ERROR, Action, Message, Outcome, Subscription
-from carteiro.ports.broker import Broker
+from carteiro.ports.broker import Broker, Consumer
 from carteiro.ports.clock import Clock
 
 log = logging.getLogger("carteiro.requests")
@@ -23,13 +23,13 @@ ROOM = 1000
 
 
 class Inbox:
-    """One process's inbox, opened by its first request."""
+    """One connection's inbox, opened by its first request. `name` is its own: who shared it would take its replies."""
 
-    def __init__(self, broker: Broker, instance: str, clock: Clock) -> None:
+    def __init__(self, broker: Broker, name: str, clock: Clock) -> None:
         self._broker = broker
         self._clock = clock
-        self._prefix = f"$reply.{instance}."
-        self._subscription = Subscription(self._prefix + "*", instance, ephemeral=True)
+        self._prefix = f"$reply.{name}."
+        self._subscription = Subscription(self._prefix + "*", name, ephemeral=True)
         self._numbers = itertools.count(1)
         self._waiting: dict[str, asyncio.Future[Message]] = {}
         self._opening = asyncio.Lock()
@@ -79,12 +79,13 @@ class Inbox:
             await asyncio.wait([self._task])
 
     async def _receive(self) -> None:
-        consumer = self._broker.consume([self._subscription])
+        consumer: Consumer | None = None
         room = {self._subscription: ROOM}
         tries = 0
         try:
             while True:
                 try:
+                    consumer = consumer or self._broker.consume([self._subscription])
                     deliveries = await consumer.fetch(room)
                     for delivery in deliveries:
                         reply = self._waiting.get(delivery.message.topic)
@@ -97,4 +98,5 @@ class Inbox:
                     await self._clock.sleep(reconnect_wait(tries))
                     tries += 1
         finally:
-            await consumer.close()
+            if consumer is not None:
+                await consumer.close()

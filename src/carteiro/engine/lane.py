@@ -17,12 +17,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from time import perf_counter
 from typing import Final
 
-from carteiro.current import Current, current
+from carteiro.current import current
 from carteiro.engine.attempt import Handle
-from carteiro.message import Action, Delivery, Outcome, Subscription
+from carteiro.engine.failures import describe
+from carteiro.message import Action, Delivery, Failure, Outcome, Subscription
 from carteiro.ports.clock import Clock
 
 log = logging.getLogger("carteiro.worker")
+
+RELEASE: Final = Action.RELEASE
 
 TURN: Final = 0.002
 """Seconds for which a slot may go on without letting the event loop breathe."""
@@ -108,12 +111,13 @@ class Lane:
         self.buffer.extend(deliveries)
         self.wake()
 
-    def settled(self, deliveries: Sequence[Delivery]) -> None:
-        """The broker has their outcomes; their room is free."""
+    def settled(self, outcomes: Sequence[Outcome]) -> None:
+        """The broker has them; their room is free."""
         held = self.held
-        for delivery in deliveries:
-            held.pop(delivery, None)
-        self.handled += len(deliveries)
+        for outcome in outcomes:
+            held.pop(outcome.delivery, None)
+            if outcome.action is not RELEASE:
+                self.handled += 1
         if not self.buffer or self.room() * 4 >= min(self._prefetch, MOST_AT_ONCE):
             self.hungry()
 
@@ -139,7 +143,7 @@ class Lane:
         self.buffer = deque(delivery for delivery in self.buffer if delivery not in gone)
         for delivery in deliveries:
             if delivery in self.held:
-                self.settle(Outcome(delivery, Action.RELEASE))
+                self.settle(Outcome(delivery, RELEASE))
 
     # -- its end ---------------------------------------------------------------------------------------------------
 
@@ -171,14 +175,23 @@ class Lane:
         if self._wanting is not None:
             if not self._wanting.done():
                 self._wanting.set_result(None)
-        elif self._idle:
-            self.waking = True
-            self._idle.pop().set_result(None)
-        elif len(self._slots) < self._concurrency:
+            return
+        while self._idle:
+            waiter = self._idle.pop()
+            if not waiter.done():
+                self.waking = True
+                waiter.set_result(None)
+                return
+        if len(self._slots) < self._concurrency:
             self.waking = True
             slot = asyncio.get_running_loop().create_task(self._slot(), name=f"carteiro slot {self}")
             self._slots.add(slot)
             slot.add_done_callback(self._slots.discard)
+
+    @property
+    def gathering(self) -> bool:
+        """Whether a slot waits for `more`."""
+        return self._wanting is not None
 
     async def more(self, seconds: float) -> None:
         """Wait, as the slot that has the first claim to what comes, until something does or the time is over."""
@@ -191,23 +204,32 @@ class Lane:
             self._wanting = None
 
     async def _slot(self) -> None:
-        current.set(Current())
-        loop = asyncio.get_running_loop()
         while not self.stopping:
             self.waking = False
-            if await self._serve(self):
-                await asyncio.sleep(0)  # noqa: TID251 (no time passes: others get their turn)
-                continue
-            waiter = loop.create_future()
-            self._idle.append(waiter)
-            await waiter
+            try:
+                await self._turn()
+            except asyncio.CancelledError:
+                if self.stopping:
+                    raise
+                task = asyncio.current_task()  # a handler's late cancel: it must not cost the lane a slot
+                assert task is not None
+                task.uncancel()
+
+    async def _turn(self) -> None:
+        """Serve for a while, or wait for something to serve."""
+        if await self._serve(self):
+            await asyncio.sleep(0)  # noqa: TID251 (no time passes: others get their turn)
+            return
+        waiter = asyncio.get_running_loop().create_future()
+        self._idle.append(waiter)
+        await waiter
 
 
 def one_by_one(handle: Handle) -> Callable[[Lane], Awaitable[bool]]:
     """Serve a lane message by message."""
 
     async def serve(lane: Lane) -> bool:
-        held, settle, here = lane.held, lane.settle, current.get()
+        held, settle, here = lane.held, lane.settle, current.set
         turn_ends = perf_counter() + TURN
         while lane.buffer:
             delivery = lane.buffer.popleft()
@@ -215,8 +237,8 @@ def one_by_one(handle: Handle) -> Callable[[Lane], Awaitable[bool]]:
                 continue
             if not lane.waking:
                 lane.wake()
+            here(delivery)
             try:
-                here.delivery = delivery
                 outcome = await handle(delivery)
             except BaseException as error:
                 outcome = interrupted(lane, delivery, error)
@@ -229,8 +251,14 @@ def one_by_one(handle: Handle) -> Callable[[Lane], Awaitable[bool]]:
 
 
 def interrupted(lane: Lane, delivery: Delivery, error: BaseException) -> Outcome:
-    """An attempt that could not even fail properly: stopped in between, or by a fault of the engine's own."""
+    """An attempt that could not even fail properly: stopped in between, or by a fault of the engine's own.
+
+    Raises the KeyboardInterrupt of someone who runs without signal handlers: the process is to end.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        raise error
     if lane.stopping and isinstance(error, asyncio.CancelledError):
-        return Outcome(delivery, Action.RELEASE)
+        return Outcome(delivery, RELEASE)
     log.error("%s could not be handled", delivery.message.id, exc_info=error)
-    return Outcome(delivery, Action.RELEASE, delay=1.0)
+    failure = Failure(delivery.message.attempt, lane.clock.time(), describe(error))
+    return Outcome(delivery, Action.RETRY, delay=1.0, failure=failure)

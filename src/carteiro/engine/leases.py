@@ -11,7 +11,6 @@ import logging
 from collections.abc import Collection
 
 from carteiro.engine.lane import Lane
-from carteiro.errors import BrokerError
 from carteiro.message import Delivery, Subscription
 from carteiro.ports.broker import Consumer
 from carteiro.ports.clock import Clock
@@ -57,7 +56,7 @@ class Leases:
             return
         try:
             lost = await self._consumer.renew(due)
-        except BrokerError as error:
+        except Exception as error:
             log.warning("%d leases could not be renewed, trying again: %s", len(due), error)
             return
         for delivery in lost:

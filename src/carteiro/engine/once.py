@@ -27,15 +27,15 @@ class Once:
         self._name = attempt.endings.name
         if around.store is None:
             raise ConfigurationError(f"handler {self._name} needs a store for its idempotency: pass `store=`")
-        self._marks = Marks(policy, str(subscription), around.store, subscription.lease)
+        self._marks = Marks(policy, str(subscription), around.store)
 
     async def __call__(self, delivery: Delivery) -> Outcome:
         """Raises nothing: also a store that is away is an outcome."""
         message, marks = delivery.message, self._marks
-        ended = self._attempt.ended(delivery)
-        if ended is not None:
-            return await self._given_back(ended)
         try:
+            ended = self._attempt.ended(delivery)
+            if ended is not None:
+                return await self._given_back(ended)
             key = marks.key_of(message)
             standing = await marks.claim(key, message)
         except BrokerUnavailable as error:

@@ -84,7 +84,7 @@ class ProcessRunner:
     async def start(self, function: Callable[..., Any]) -> None:
         """Have one child ready with `function`'s module loaded, so that the first message does not wait for that.
 
-        Raises InvalidHandler where the function cannot be pickled, WorkerLost where no child can start.
+        Raises InvalidHandler where a child cannot import the function, WorkerLost where no child can start.
         """
         _request(self._name, function, ())
         self._release(await self._acquire(function))
@@ -139,28 +139,32 @@ class ProcessRunner:
         self._starts.add(asyncio.get_running_loop().create_task(self._start(child, function)))
 
     async def _start(self, child: _Child, function: Callable[..., Any]) -> None:
+        trouble: Exception | None = None
         try:
             await child.open()
-            await child.ask(_request(self._name, load, (function,)))
-            child.ended.add_done_callback(partial(self._forget, child, function))
-            ending = None
+            reply = await child.ask(_request(self._name, load, (function,)))
         except (EOFError, OSError):
-            ending = await child.ended
-            self._children.discard(child)
+            trouble = WorkerLost(
+                f"the process for `{self._name}` {await child.ended} before it was ready; its stderr says why "
+                '(a script that starts the app itself must do so under `if __name__ == "__main__":`)'
+            )
+        else:
+            trouble = _failure(self._name, reply, child.pid)
+            if trouble is not None:
+                child.kill()
+                await child.ended
         task = asyncio.current_task()
         assert task is not None
         self._starts.discard(task)
-        if ending is None:
+        if trouble is None:
+            child.ended.add_done_callback(partial(self._forget, child, function))
             self._release(child)
         else:
-            self._refuse(function, ending)
+            self._children.discard(child)
+            self._refuse(function, trouble)
 
-    def _refuse(self, function: Callable[..., Any], ending: str) -> None:
-        """No child could start: tell the call that has waited longest, and try again for the others."""
-        error = WorkerLost(
-            f"the process for `{self._name}` {ending} before it was ready; its stderr says why "
-            '(a script that starts the app itself must do so under `if __name__ == "__main__":`)'
-        )
+    def _refuse(self, function: Callable[..., Any], error: Exception) -> None:
+        """A child could not start: tell the call that has waited longest, and try again for the others."""
         waiter = self._next_waiter()
         if waiter is None:
             log.warning("%s", error)

@@ -44,12 +44,12 @@ class Publisher:
 
     async def publish_many(self, messages: Sequence[Outgoing], *, mandatory: bool = False) -> None:
         """Returns when all are safe: whole batches at once, so that a crash can leave a part published."""
-        if self._middleware:
-            for message in messages:
-                await self.publish(message, mandatory=mandatory)
-            return
         for start in range(0, len(messages), LARGEST):
-            await self._deliver(messages[start : start + LARGEST], mandatory)
+            part = messages[start : start + LARGEST]
+            if self._middleware:
+                await asyncio.gather(*(self.publish(message, mandatory=mandatory) for message in part))
+            else:
+                await self._deliver(part, mandatory)
 
     async def intercept(self, message: Outgoing) -> list[Outgoing]:
         """What middleware makes of a message that goes out with an ack."""
@@ -60,10 +60,6 @@ class Publisher:
 
         await self._chain(message, collect)
         return sent
-
-    @property
-    def intercepts(self) -> bool:
-        return bool(self._middleware)
 
     async def _chain(self, message: Outgoing, last: Callable[[Outgoing], Awaitable[None]]) -> None:
         call = last
@@ -82,6 +78,10 @@ class Publisher:
         try:
             unrouted = set(await self._publish([message for message, _ in batch]))
         except Exception as error:
+            if len(batch) > 1 and not isinstance(error, BrokerUnavailable):
+                for one in batch:  # one of them cannot be published: the others can
+                    await self._send([one])
+                return
             for _, posted in batch:
                 if not posted.done():
                     posted.set_exception(error)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+import msgspec
 
 from carteiro.engine.batcher import Batcher
+from carteiro.engine.failures import describe
 from carteiro.engine.lane import Lane
 from carteiro.engine.reconnect import reconnect_wait
 from carteiro.errors import BrokerUnavailable
-from carteiro.message import Delivery, Outcome, Subscription
+from carteiro.message import Action, Delivery, Failure, Outcome, Subscription
 from carteiro.ports.broker import Consumer
 from carteiro.ports.clock import Clock
 from carteiro.ports.store import Store
@@ -38,17 +41,15 @@ class Settler:
         self.drain = self._batcher.drain
 
     async def _send(self, outcomes: list[Outcome]) -> None:
+        lost: Sequence[Delivery] = ()
         tries = 0
         while True:
             try:
-                if self._store is not None:
-                    await self._store.write([write for outcome in outcomes for write in outcome.writes])
-                lost = await self._consumer.settle(outcomes)
+                lost = await self._settle(outcomes)
                 break
             except BrokerUnavailable as error:
                 if self.giving_up:
                     log.error("%d outcomes are not settled, their messages will come again: %s", len(outcomes), error)
-                    lost = [outcome.delivery for outcome in outcomes]
                     break
                 log.warning("%d outcomes wait for the broker: %s", len(outcomes), error)
                 await self._clock.sleep(reconnect_wait(tries))
@@ -58,21 +59,38 @@ class Settler:
                     for outcome in outcomes:
                         await self._send([outcome])
                     return
-                log.error("%s cannot be settled, it will come again", outcomes[0].delivery.message.id, exc_info=error)
-                lost = [outcomes[0].delivery]
+                await self._refused(outcomes[0], error)
                 break
         for delivery in lost:
             self.lanes[delivery.subscription].lost(delivery)
         self._tell(outcomes)
 
+    async def _settle(self, outcomes: list[Outcome]) -> Sequence[Delivery]:
+        if self._store is None:
+            return await self._consumer.settle(outcomes)
+        writes = [write for outcome in outcomes for write in outcome.writes]
+        if writes:
+            await self._store.write(writes)
+            outcomes = [msgspec.structs.replace(outcome, writes=()) for outcome in outcomes]
+        return await self._consumer.settle(outcomes)
+
+    async def _refused(self, outcome: Outcome, error: Exception) -> None:
+        """What the broker cannot take as it is, such as an emit that it cannot hold, is a failed attempt."""
+        delivery = outcome.delivery
+        log.error("%s cannot be settled", delivery.message.id, exc_info=error)
+        failure = Failure(delivery.message.attempt, self._clock.time(), describe(error))
+        try:
+            await self._consumer.settle([Outcome(delivery, Action.RETRY, delay=1.0, failure=failure)])
+        except Exception as worse:
+            log.error("%s will come again when its lease ends: %s", delivery.message.id, worse)
+
     def _tell(self, outcomes: list[Outcome]) -> None:
         """Tell each lane of its own; neighbours of one subscription go together."""
-        run: list[Delivery] = []
-        of = outcomes[0].delivery.subscription
-        for outcome in outcomes:
-            delivery = outcome.delivery
-            if delivery.subscription is not of:
-                self.lanes[of].settled(run)
-                run, of = [], delivery.subscription
-            run.append(delivery)
-        self.lanes[of].settled(run)
+        start = 0
+        while start < len(outcomes):
+            subscription = outcomes[start].delivery.subscription
+            end = start + 1
+            while end < len(outcomes) and outcomes[end].delivery.subscription is subscription:
+                end += 1
+            self.lanes[subscription].settled(outcomes[start:end])
+            start = end

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from typing import Final
 
 from carteiro.engine.attempt import Attempt, Handle, by_type
 from carteiro.engine.batches import BatchAttempt, in_batches
@@ -28,6 +29,9 @@ from carteiro.policies.rate import RateLimiter
 from carteiro.ports.broker import Broker
 
 log = logging.getLogger("carteiro.worker")
+
+LAST_WORDS: Final = 5.0
+"""Seconds for handlers that were interrupted to end."""
 
 
 class Worker:
@@ -93,6 +97,7 @@ class Worker:
         """Stop within about `grace` seconds; returns when all is settled and closed. After `kill` it does nothing."""
         if self._killed:
             return
+        self._stop_requested.set()
         intake, leases = self._tasks
         await _cancel(intake)
         self._intake.close()
@@ -127,16 +132,25 @@ class Worker:
     async def _finish(self, grace: float) -> None:
         finished = asyncio.ensure_future(asyncio.gather(*(lane.finish() for lane in self.lanes.values())))
         if not self._hurried:
-            self._patience = asyncio.ensure_future(self._around.clock.sleep(grace))
-            await asyncio.wait((finished, self._patience), return_when=asyncio.FIRST_COMPLETED)
-            self._patience.cancel()
+            await self._wait(finished, grace)
         if not finished.done():
-            if running := sum(lane.running for lane in self.lanes.values()):
-                why = "as asked" if self._hurried else f"their grace of {grace:g} s is over"
-                log.warning("interrupting what is being handled (%d messages): %s", running, why)
+            running = sum(lane.running for lane in self.lanes.values())
+            why = "as asked" if self._hurried else f"their grace of {grace:g} s is over"
+            log.warning("interrupting what is being handled (%d messages): %s", running, why)
             for lane in self.lanes.values():
                 lane.cancel()
-        await finished
+            await self._wait(finished, LAST_WORDS)
+        if not finished.done():
+            for lane in self.lanes.values():
+                for delivery in lane.held:
+                    log.error("%s of %s does not end, and is left to its lease", delivery.message.id, lane)
+            finished.cancel()
+
+    async def _wait(self, finished: asyncio.Future[list[None]], seconds: float) -> None:
+        """Until it is finished, the time is over, or someone is in a hurry."""
+        self._patience = asyncio.ensure_future(self._around.clock.sleep(seconds))
+        await asyncio.wait((finished, self._patience), return_when=asyncio.FIRST_COMPLETED)
+        self._patience.cancel()
 
     def _lane(self, route: Route) -> Lane:
         attempts = min(handler.retry.attempts for handler in route.handlers)

@@ -17,10 +17,15 @@ import msgspec
 
 from carteiro.durations import Duration, seconds
 from carteiro.errors import ConfigurationError, InvalidBody
+from carteiro.handlers.codecs import decoder
 from carteiro.message import Message, Write
 from carteiro.ports.store import Store
 
 _DONE = b"done"
+_CLAIM_TTL = 86_400.0
+"""Seconds. A claim is given back when its message ends, however that is; this is for one that was purged meanwhile."""
+
+_body = decoder(Any)
 
 
 class Idempotency(msgspec.Struct, frozen=True):
@@ -42,10 +47,10 @@ class Idempotency(msgspec.Struct, frozen=True):
         if not isinstance(self.key, str):
             return str(self.key(message))
         try:
-            value: Any = msgspec.json.decode(message.body)
+            value = _body(message)
             for part in self.key.split("."):
                 value = value[part]
-        except (msgspec.DecodeError, LookupError, TypeError):
+        except (LookupError, TypeError):
             raise InvalidBody(f"the body has no field `{self.key}`, which is its idempotency key") from None
         return str(value)
 
@@ -61,12 +66,11 @@ class Standing(enum.Enum):
 class Marks:
     """The marks of one subscription."""
 
-    def __init__(self, policy: Idempotency, subscription: str, store: Store, lease: float) -> None:
+    def __init__(self, policy: Idempotency, subscription: str, store: Store) -> None:
         self._policy = policy
         self._prefix = f"idempotency:{subscription}:"
         self._store = store
         self._done_ttl = seconds(policy.ttl)
-        self._claim_ttl = max(self._done_ttl, 2 * lease)
 
     def key_of(self, message: Message) -> str:
         return self._prefix + self._policy.key_of(message)
@@ -79,7 +83,7 @@ class Marks:
             return Standing.DONE
         if entry is not None and entry.value != mine:
             return Standing.TAKEN
-        write = Write(key, mine, ttl=self._claim_ttl, expect=entry.version if entry else 0)
+        write = Write(key, mine, ttl=max(_CLAIM_TTL, self._done_ttl), expect=entry.version if entry else 0)
         return Standing.MINE if (await self._store.write([write]))[0] else Standing.TAKEN
 
     async def given_back(self, message: Message) -> list[Write]:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any, Final, TextIO
 
-from carteiro.current import current_delivery
+from carteiro.current import current
 from carteiro.message import Message
 from carteiro.ports.clock import Clock
 from carteiro.telemetry.logs import colours
@@ -45,7 +45,7 @@ class MessageLines:
         return result
 
     def _group(self) -> str:
-        delivery = current_delivery()
+        delivery = current.get()
         return "" if delivery is None else f"{delivery.subscription.group}  "
 
     def _since(self, started: float) -> str:

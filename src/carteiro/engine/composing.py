@@ -1,0 +1,50 @@
+"""From a value to the message that carries it: encoded, with what says how, and nothing in it that is not text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from carteiro.errors import Unencodable
+from carteiro.handlers.codecs import Codec, encode
+from carteiro.message import CONTENT_TYPE, NO_HEADERS, Outgoing
+
+
+def compose(
+    topic: str,
+    value: Any,
+    *,
+    id: str,
+    key: str | None,
+    headers: Mapping[str, str],
+    correlation_id: str,
+    delay: float,
+    codec: Codec,
+    dedupe: float | None = None,
+) -> Outgoing:
+    """Raises Unencodable for a value that no body can hold, or a header, key or id that is no text."""
+    body, content_type = encode(value, codec=codec)
+    check_text(topic, id=id, key=key, correlation_id=correlation_id)
+    return Outgoing(id, topic, body, key, described(topic, headers, content_type), correlation_id, delay, dedupe)
+
+
+def described(topic: str, headers: Mapping[str, str], content_type: str | None) -> Mapping[str, str]:
+    """Headers with the content type, unless they have one; a copy, so that what the caller keeps is its own."""
+    for name, text in headers.items():
+        if type(name) is not str or type(text) is not str:
+            raise Unencodable(
+                f"header {name!r} of a message to `{topic}` is of type {type(text).__name__}: headers are text, "
+                "so write it as you want it read"
+            )
+    if content_type is None:
+        return dict(headers) if headers else NO_HEADERS
+    return {CONTENT_TYPE: content_type, **headers}
+
+
+def check_text(topic: str, **texts: str | None) -> None:
+    """Raise Unencodable where one of `texts` is neither text nor None."""
+    for name, text in texts.items():
+        if text is not None and type(text) is not str:
+            raise Unencodable(
+                f"{name}={text!r} of a message to `{topic}` is of type {type(text).__name__}: it must be text"
+            )
