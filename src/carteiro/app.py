@@ -18,10 +18,11 @@ from carteiro.durations import Duration, seconds
 from carteiro.engine.composing import check_text, compose, described
 from carteiro.engine.deadlines import Deadlines
 from carteiro.engine.endings import Surroundings
-from carteiro.engine.routes import ConsumeMiddleware, Publication, PublishMiddleware
+from carteiro.engine.routes import ConsumeMiddleware, PublishMiddleware
 from carteiro.engine.worker import Worker
 from carteiro.errors import ConfigurationError, NotConnected
 from carteiro.handlers.codecs import Codec, decoder, encode
+from carteiro.handlers.signature import describe
 from carteiro.message import CONTENT_TYPE, EXPIRES_AT, NO_HEADERS, TYPE, Outgoing, Subscription, new_id
 from carteiro.policies.retry import Retry
 from carteiro.ports.broker import Backend
@@ -78,8 +79,6 @@ class Carteiro(Router):
         super().__init__()
         self.name = name
         self.clock = clock
-        self.instance = new_id()
-        """Names this process's own groups: broadcasts and replies."""
         self.overrides: dict[Callable[..., Any], Callable[..., Any]] = {}
         """Dependencies to use in place of others, in tests: `app.overrides[session] = fake_session`."""
         self._broker = broker
@@ -97,7 +96,9 @@ class Carteiro(Router):
         self._users = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._opening: asyncio.Task[Connection] | None = None
+        self._instance = os.getpid(), new_id()
         self._worker: Worker | None = None
+        self._stop_asked = False
         self._awaiting_ready: list[asyncio.Future[None]] = []
         self._sync = SyncBridge(self._connect)
         if self._lease <= 0:
@@ -299,6 +300,7 @@ class Carteiro(Router):
 
         `only` limits it to these groups or topics; `concurrency` is for subscribers that have none of their own.
         """
+        self._stop_asked = False
         async with self, _always_closed(self._resources(self)):
             builder, worker = await self._build(only, concurrency)
             try:
@@ -315,7 +317,8 @@ class Carteiro(Router):
             await waiter
 
     def stop(self) -> None:
-        """Have `run` return: what runs gets its grace. A second call skips the grace."""
+        """Have `run` return, once it has started: what runs gets its grace. A second call skips the grace."""
+        self._stop_asked = True
         if self._worker is not None:
             self._worker.request_stop()
 
@@ -330,9 +333,15 @@ class Carteiro(Router):
                 return
             running = asyncio.create_task(self.run(only=only), name="carteiro worker")
             ready = asyncio.create_task(self.ready())
-            await asyncio.wait((running, ready), return_when=asyncio.FIRST_COMPLETED)
-            if running.done():
+            try:
+                await asyncio.wait((running, ready), return_when=asyncio.FIRST_COMPLETED)
+            except asyncio.CancelledError:
+                running.cancel()
+                await asyncio.wait([running])
+                raise
+            finally:
                 ready.cancel()
+            if running.done():
                 running.result()
             running.add_done_callback(_tell_of_death)
             try:
@@ -340,6 +349,15 @@ class Carteiro(Router):
             finally:
                 self.stop()
                 await running
+
+    @property
+    def instance(self) -> str:
+        """Names the groups that are this process's own, those of its broadcasts: a fork of it has another."""
+        process, name = self._instance
+        if process != os.getpid():
+            name = new_id()
+            self._instance = os.getpid(), name
+        return name
 
     @property
     def worker(self) -> Worker | None:
@@ -364,11 +382,12 @@ class Carteiro(Router):
 
     def declared(self) -> dict[Subscription, list[Subscriber]]:
         """Its subscriptions and the subscribers behind each; raises ConfigurationError where they cannot be."""
-        return subscriptions(self._subscribers, self._defaults(None))
-
-    def publications(self) -> Mapping[Callable[..., Any], tuple[Publication, ...]]:
-        """Each function that has `@publisher`s, and where they publish."""
-        return self._publishers
+        for function in self._stray_publishers():
+            raise ConfigurationError(
+                f"{describe(function)} has a `@publisher` and is no subscriber of app `{self.name}`, so that nothing "
+                "would be published: put it next to `@subscriber`, with no other decorator between them"
+            )
+        return subscriptions(self._publishing(), self._defaults(None))
 
     @contextlib.contextmanager
     def on(self, backend: Backend, *, clock: Clock, overrides: Overrides) -> Iterator[None]:
@@ -393,7 +412,6 @@ class Carteiro(Router):
         connection = Connection(
             backend,
             open_backend(self._store, clock=self.clock).store if self._store else backend.store,
-            self.instance,
             self._publish_middleware,
             self.clock,
             self._publish_timeout,
@@ -412,7 +430,7 @@ class Carteiro(Router):
         if not chosen:
             among = f" among {', '.join(only)}" if only else ""
             raise ConfigurationError(f"app `{self.name}` has no subscribers{among}: there is nothing to run")
-        builder = Builder(self._publishers, self._defaults(concurrency), self.overrides)
+        builder = Builder(self._defaults(concurrency), self.overrides)
         routes = [builder.route(subscription, sharing) for subscription, sharing in chosen.items()]
         await connection.broker.declare([subscription for subscription in chosen if subscription.ephemeral])
         around = Surroundings(
@@ -429,6 +447,8 @@ class Carteiro(Router):
             raise ConfigurationError(f"app `{self.name}` is running already in this process")
         self._worker = worker
         worker.start()
+        if self._stop_asked:
+            worker.request_stop()
         for waiter in self._awaiting_ready:
             if not waiter.done():
                 waiter.set_result(None)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from carteiro.engine.routes import ConsumeMiddleware, Handler, Publication, Route
+from carteiro.engine.routes import ConsumeMiddleware, Handler, Route
 from carteiro.errors import ConfigurationError, UnsupportedFeature
 from carteiro.handlers.plan import BatchPlan, Plan, compile_batch_plan, compile_plan
 from carteiro.handlers.running import CallSync
@@ -42,8 +42,10 @@ class Defaults:
 def subscriptions(subscribers: Sequence[Subscriber], defaults: Defaults) -> dict[Subscription, list[Subscriber]]:
     """Each subscription with the subscribers behind it; several only if they differ by type."""
     found: dict[Subscription, list[Subscriber]] = {}
+    numbers: dict[Callable[..., Any], int] = {}
     for subscriber in subscribers:
-        found.setdefault(_subscription(subscriber, defaults), []).append(subscriber)
+        number = numbers.setdefault(subscriber.function, len(numbers) + 1)
+        found.setdefault(_subscription(subscriber, number, defaults), []).append(subscriber)
     for subscription, sharing in found.items():
         _check_sharing(subscription, sharing)
     return found
@@ -65,10 +67,7 @@ def check_features(subscribers: Mapping[Subscription, Sequence[Subscriber]], fea
 class Builder:
     """Compiles the routes of one worker, and owns the pools in which its sync handlers run."""
 
-    def __init__(
-        self, publishers: Mapping[Callable[..., Any], tuple[Publication, ...]], defaults: Defaults, overrides: Overrides
-    ) -> None:
-        self._publishers = publishers
+    def __init__(self, defaults: Defaults, overrides: Overrides) -> None:
         self._defaults = defaults
         self._overrides = overrides
         self._threads: list[ThreadRunner] = []
@@ -113,7 +112,7 @@ class Builder:
         return Handler(
             plan=plan,
             type=subscriber.type,
-            publishes=self._publishers.get(subscriber.function, ()),
+            publishes=subscriber.publishes,
             retry=subscriber.retry or self._defaults.retry,
             timeout=subscriber.timeout,
             idempotency=subscriber.idempotency,
@@ -149,13 +148,14 @@ class Builder:
         return 50 if runs_in == "loop" else 16
 
 
-def _subscription(subscriber: Subscriber, defaults: Defaults) -> Subscription:
+def _subscription(subscriber: Subscriber, number: int, defaults: Defaults) -> Subscription:
+    """`number` is its function's: a broadcast has a group of its own for each function, also where names are alike."""
     group = subscriber.group
     if isinstance(group, OwnGroup):
         group = defaults.name
     broadcast = group is None
     if group is None:
-        group = f"{defaults.instance}.{subscriber.name}"
+        group = f"{defaults.instance}.{number}.{subscriber.name}"
     return Subscription(
         topic=wildcard(subscriber.topic),
         group=group,

@@ -60,9 +60,7 @@ class Connection:
             await self.publisher.publish(asked, mandatory=True)
         except Unroutable:
             self._inbox.forget(topic)
-            raise Unroutable(
-                f"no group handles `{message.topic}`: start a worker that subscribes to it"
-            ) from None
+            raise Unroutable(f"no group handles `{message.topic}`: start a worker that subscribes to it") from None
         except BaseException:
             self._inbox.forget(topic)
             raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, Literal, TypeVar
 
@@ -52,6 +52,8 @@ class Subscriber(msgspec.Struct, frozen=True, eq=False):
     start: str | float
     lease: float | None
     middleware: tuple[ConsumeMiddleware, ...]
+    publishes: tuple[Publication, ...] = ()
+    """Where what it returns goes by the routers that it was included with."""
     localns: Mapping[str, Any] | None = None
     """What its annotations may name, if it is defined within a function."""
 
@@ -116,6 +118,13 @@ class Router:
         Raises ConfigurationError for what cannot be.
         """
         full = check_pattern(self._prefix + topic)
+        for option, given, kind, example in (
+            ("retry", retry, Retry, "Retry(attempts=3)"),
+            ("batch", batch, Batch, "Batch(size=100)"),
+            ("idempotency", idempotency, Idempotency, 'Idempotency(key="order_id")'),
+        ):
+            if given is not None and not isinstance(given, kind):
+                raise ConfigurationError(f"{option}={given!r} on `{full}`: write {option}={example}")
         for option, value in (("concurrency", concurrency), ("prefetch", prefetch)):
             if value is not None and value < (1 if option == "concurrency" else 0):
                 raise ConfigurationError(
@@ -123,8 +132,9 @@ class Router:
                 )
         if runs_in not in (None, "loop", "thread", "process"):
             raise ConfigurationError(f'runs_in="{runs_in}" on `{full}`: it is "loop", "thread" or "process"')
-        if lease is not None and seconds(lease) <= 0:
-            raise ConfigurationError(f"lease={lease} on `{full}`: it must be over 0 seconds")
+        for option, length in (("timeout", timeout), ("lease", lease)):
+            if length is not None and seconds(length) <= 0:
+                raise ConfigurationError(f"{option}={length} on `{full}`: it must be over 0 seconds")
         if batch is not None and idempotency is not None:
             raise ConfigurationError(
                 f"`{full}`: a batch cannot have idempotency; handle the messages one by one, or drop it"
@@ -179,19 +189,36 @@ class Router:
     def include(self, router: Router, *, prefix: str = "") -> None:
         """Take over what `router` declares, each topic with both prefixes before it."""
         before = self._prefix + prefix
-        for subscriber in router._subscribers:
+        for subscriber in router._publishing():
             self._subscribers.append(
                 msgspec.structs.replace(
                     subscriber,
                     topic=check_pattern(before + subscriber.topic),
                     middleware=(*self._middleware, *subscriber.middleware),
+                    publishes=_moved(subscriber.publishes, before),
                 )
             )
-        for function, topics in router._publishers.items():
-            moved = tuple(Publication(check_topic(before + to.topic), to.key) for to in topics)
+        for function in router._stray_publishers():  # the subscriber of such a one may be here
+            moved = _moved(router._publishers[function], before)
             self._publishers[function] = (*self._publishers.get(function, ()), *moved)
         for retention in router._retentions.values():
             self._retentions[before + retention.topic] = Retention(before + retention.topic, retention.seconds)
+
+    def _publishing(self) -> list[Subscriber]:
+        """Its subscribers, with all that their functions publish to: decorators may stand in any order."""
+        return [
+            msgspec.structs.replace(one, publishes=(*one.publishes, *self._publishers.get(one.function, ())))
+            for one in self._subscribers
+        ]
+
+    def _stray_publishers(self) -> list[Callable[..., Any]]:
+        """Functions with a `@publisher` that are no subscribers here."""
+        subscribers = {subscriber.function for subscriber in self._subscribers}
+        return [function for function in self._publishers if function not in subscribers]
+
+
+def _moved(publications: Iterable[Publication], before: str) -> tuple[Publication, ...]:
+    return tuple(Publication(check_topic(before + to.topic), to.key) for to in publications)
 
 
 def _start(start: Start) -> str | float:

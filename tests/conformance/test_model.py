@@ -240,9 +240,9 @@ class Lives(RuleBasedStateMachine):
 
     # -- the books ----------------------------------------------------------------------------------------------------
 
-    def note_arrival(self, topic: str, key: str | None, body: bytes) -> None:
+    def note_arrival(self, topic: str, key: str | None, body: bytes, alias: str | None = None) -> None:
         for subscription in SUBSCRIPTIONS:
-            if matches(subscription.topic, topic):
+            if any(matches(subscription.topic, name) for name in (topic, alias or topic)):
                 self.given[subscription] += 1
                 if subscription is LEDGER:
                     self.undone.setdefault(key, []).append((topic, body))
@@ -256,9 +256,10 @@ class Lives(RuleBasedStateMachine):
         if claim.subscription == LEDGER:
             self.undone[message.key].remove((message.topic, message.body))
         if action is Action.DEAD:
-            groups = sum(matches(one.topic, message.topic) for one in SUBSCRIPTIONS)
-            name = dlq_name(message.topic, claim.subscription.group if groups > 1 else None)
-            self.note_arrival(name, message.key, message.body)
+            names = dlq_name(message.topic), dlq_name(message.topic, claim.subscription.group)
+            short = sum(matches(one.topic, message.topic) for one in SUBSCRIPTIONS) == 1
+            name, alias = names if short else reversed(names)
+            self.note_arrival(name, message.key, message.body, alias)
 
     def lives(self, claim: Claim) -> bool:
         """Whether its lease has not ended."""

@@ -223,7 +223,7 @@ def test_doctor_exits_with_1_on_an_error(project: Project) -> None:
         ("publish checkout 1 --delay soon", 2, "`soon` is no length of time"),
         ("publish checkout 1 --header foo", 2, "`foo` is no header"),
         ("publish checkout 1 --lines", 2, "--lines reads the messages from stdin"),
-        ("request nobody 1", 1, "no group gets `nobody`"),
+        ("request nobody 1", 1, "no group handles `nobody`"),
         ("run nope:app", 1, "there is no module `nope`"),
         ("run hello:nope", 1, "module `hello` has no `nope`: it has `hello:app`"),
         ("run hello:greet", 1, "`hello:greet` is a function, and no Carteiro"),

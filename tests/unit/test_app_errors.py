@@ -1,6 +1,7 @@
 """What cannot be, said as a user needs to hear it: the thing, the place, and the way out."""
 
 import asyncio
+import functools
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -67,6 +68,10 @@ def test_a_name_that_is_no_topic(declare: Callable[[Carteiro], Any], words: str)
         ({"start": "yesterday"}, r"""start='yesterday': it is "earliest", "latest" or an aware datetime"""),
         ({"start": datetime(2026, 11, 1)}, r"has no time zone: give an aware datetime"),  # noqa: DTZ001
         ({"lease": 0}, r"lease=0 on `orders`: it must be over 0 seconds"),
+        ({"timeout": 0}, r"timeout=0 on `orders`: it must be over 0 seconds"),
+        ({"retry": 3}, r"retry=3 on `orders`: write retry=Retry\(attempts=3\)"),
+        ({"batch": 10}, r"batch=10 on `orders`: write batch=Batch\(size=100\)"),
+        ({"idempotency": "id"}, r"""idempotency='id' on `orders`: write idempotency=Idempotency\(key="order_id"\)"""),
         ({"batch": Batch(), "idempotency": Idempotency(key="id")}, r"`orders`: a batch cannot have idempotency"),
     ],
 )
@@ -85,6 +90,9 @@ def test_an_option_that_cannot_be(options: dict[str, Any], words: str):
         (lambda: exponential(0), r"the base must be over 0"),
         (lambda: exponential(1, factor=0.5), r"the factor at least 1"),
         (lambda: Batch(size=0), r"at least 1 message"),
+        (lambda: Batch(size="10"), r"Batch\(size='10', wait=0.1\): at least 1 message"),  # type: ignore[arg-type]
+        (lambda: Batch(wait="soon"), r"`soon` is no length of time"),
+        (lambda: Retry(attempts="3"), r"Retry\(attempts='3'\): the first"),  # type: ignore[arg-type]
         (lambda: Idempotency(key="id", ttl=0), r"must be over 0 seconds"),
         (lambda: Carteiro("my shop"), r"an app needs a name without spaces, not 'my shop'"),
         (lambda: Carteiro(""), r"an app needs a name"),
@@ -128,6 +136,31 @@ def test_a_batch_does_not_share_its_subscription():
 
     with pytest.raises(ConfigurationError, match="a batch goes to one handler"):
         app.declared()
+
+
+def wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    async def wrapper(*args: Any) -> Any:
+        return await function(*args)
+
+    return wrapper
+
+
+@pytest.mark.parametrize("publisher_first", [True, False])
+async def test_a_publisher_on_a_function_that_is_no_subscriber(publisher_first: bool):
+    app = shop()
+    inner, outer = app.subscriber("orders"), app.publisher("invoices")
+    if publisher_first:
+        inner, outer = outer, inner
+    outer(wrapped(inner(take)))
+
+    with pytest.raises(
+        ConfigurationError,
+        match=r"`take` \(.*test_app_errors\.py:\d+\) has a `@publisher` and is no subscriber of app `shop`, so that "
+        "nothing would be published: put it next to `@subscriber`, with no other decorator between them",
+    ):
+        async with app:
+            pass
 
 
 def test_a_router_with_a_bad_prefix_says_so_where_it_is_used():

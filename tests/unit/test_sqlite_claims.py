@@ -15,7 +15,7 @@ from typing import IO
 import pytest
 
 from carteiro.backends.sqlite import SqliteBackend, open_backend
-from carteiro.errors import NotConnected
+from carteiro.errors import BrokerCorrupted, NotConnected, Unencodable
 from carteiro.message import NO_HEADERS, Action, Delivery, Failure, Outcome, Outgoing, Retention, Subscription, new_id
 from carteiro.ports.clock import SYSTEM_CLOCK
 from carteiro.testing.clock import VirtualClock
@@ -129,6 +129,87 @@ async def test_two_outcomes_for_one_delivery_settle_it_once(backend: SqliteBacke
     )
     assert lost == [first]
     assert len(await backend.broker.peek("orders", "stock")) == 1
+
+
+@pytest.mark.parametrize("action", Action)
+async def test_of_a_settle_only_what_lost_its_lease_is_refused(
+    backend: SqliteBackend, clock: VirtualClock, action: Action
+) -> None:
+    await backend.broker.publish([order(str(n).encode()) for n in range(6)])
+    consumer = backend.broker.consume([ORDERS])
+    lapsed = await consumer.fetch({ORDERS: 2})
+    clock.advance_to(clock.time() + ORDERS.lease + 1)
+    taken = await consumer.fetch({ORDERS: 6})  # the last two are those, under a newer token
+    emits = [order(b"emitted")]
+    outcomes = [Outcome(one, action, 60.0, Failure(1, 1.5, "no"), emits) for one in [*lapsed, *taken[:5]]]
+
+    assert await consumer.settle(outcomes) == lapsed
+
+    bodies = sorted(message.body for message in await backend.broker.peek("orders", "stock", 100))
+    waiting = [b"0", b"2", b"3", b"4", b"5"] if action in (Action.RETRY, Action.RELEASE) else []
+    assert bodies == [*waiting, *[b"emitted"] * 5]
+    assert len(await backend.broker.dead_letters()) == (5 if action is Action.DEAD else 0)
+
+
+async def test_a_retry_and_its_failures_come_back_among_fresh_messages(backend: SqliteBackend) -> None:
+    await backend.broker.publish([order(b"1"), order(b"x" * 100_000), order(b"3")])
+    consumer = backend.broker.consume([ORDERS])
+    failure = Failure(1, 1.5, "no\0room", "line 1")
+    first = await consumer.fetch({ORDERS: 2})
+    assert await consumer.settle([Outcome(one, Action.RETRY, failure=failure) for one in first]) == []
+
+    again = await fetch(backend)
+
+    attempts = {one.message.body[:1]: (one.message.attempt, one.history) for one in again}
+    kept = (Failure(1, 1.5, "no\\x00room", "line 1"),)
+    assert attempts == {b"1": (2, kept), b"x": (2, kept), b"3": (1, ())}
+
+
+async def test_keys_of_any_text_have_their_order(backend: SqliteBackend) -> None:
+    await backend.broker.declare([ORDERED])
+    await backend.broker.publish([order(b"1", "a\0b"), order(b"2", "a\0b"), order(b"3", 'a"b'), order(b"4", "42")])
+    consumer = backend.broker.consume([ORDERED])
+    heads = await consumer.fetch({ORDERED: 10})
+    assert [one.message.body for one in heads] == [b"1", b"3", b"4"]
+    await consumer.settle([Outcome(one, Action.ACK) for one in heads])
+    (last,) = await consumer.fetch({ORDERED: 10})
+    assert (last.message.body, last.message.key) == (b"2", "a\0b")
+
+
+@pytest.mark.parametrize(
+    "unfit",
+    [
+        Outgoing(7, "orders", b"1", None, NO_HEADERS, "c"),  # type: ignore[arg-type]
+        Outgoing("7", "orders", b"1", 7, NO_HEADERS, "c"),  # type: ignore[arg-type]
+        Outgoing("7", "orders", b"1", None, {"retries": 7}, "c"),  # type: ignore[dict-item]
+    ],
+)
+async def test_what_could_not_be_read_again_is_refused_and_takes_nothing_with_it(
+    backend: SqliteBackend, unfit: Outgoing
+) -> None:
+    good = order()
+    refused, kept = await asyncio.gather(
+        backend.broker.publish([order(), unfit]), backend.broker.publish([good]), return_exceptions=True
+    )
+    assert isinstance(refused, Unencodable)
+    assert "to be text" in str(refused)
+    assert kept == []
+    assert [one.message.id for one in await fetch(backend)] == [good.id]
+
+
+async def test_a_record_that_is_damaged_is_an_error_that_says_so(backend: SqliteBackend) -> None:
+    await backend.broker.publish([order()])
+    await backend.broker._database.write(
+        lambda session: session.connection.execute("UPDATE deliveries SET record = ''")
+    )
+    with pytest.raises(BrokerCorrupted, match="restore a backup"):
+        await fetch(backend)
+
+
+async def test_a_batch_larger_than_sqlite_takes_at_once_is_kept_whole(backend: SqliteBackend) -> None:
+    bodies = [bytes([n]) * 6_000_000 for n in range(5)]
+    await backend.broker.publish([order(body) for body in bodies])
+    assert [one.message.body for one in await fetch(backend)] == bodies
 
 
 async def test_turning_order_on_and_off_takes_effect_on_what_waits(backend: SqliteBackend) -> None:

@@ -19,11 +19,11 @@ async def let_run() -> None:
 
 async def test_it_stands_still_until_it_is_moved() -> None:
     clock = VirtualClock()
-    assert (clock.time(), clock.monotonic(), clock.next_due()) == (START, 0.0, None)
+    assert (clock.time(), clock.monotonic(), clock.next_due()) == (START, START, None)
 
     clock.advance_to(START + 60)
 
-    assert (clock.time(), clock.monotonic()) == (START + 60, 60.0)
+    assert (clock.time(), clock.monotonic()) == (START + 60, START + 60)
 
 
 async def test_it_starts_where_it_is_told() -> None:
@@ -92,6 +92,41 @@ async def test_a_sleeper_may_be_cancelled_when_it_was_just_woken() -> None:
     with pytest.raises(asyncio.CancelledError):
         await sleeper
     assert clock.next_due() is None
+
+
+@pytest.mark.parametrize("seconds", [1e-7, 1e-12, 0.1, 0.7])
+async def test_every_sleep_moves_time_however_little_is_left(seconds: float) -> None:
+    clock = VirtualClock()
+    woken: list[float] = []
+
+    async def wait() -> None:
+        began = clock.monotonic()
+        while (left := began + seconds - clock.monotonic()) > 0 or not woken:
+            await clock.sleep(max(left, 1e-12))
+            woken.append(clock.monotonic())
+
+    waiting = asyncio.create_task(wait())
+    await let_run()
+    while (due := clock.next_due()) is not None and len(woken) < 10:
+        clock.advance_to(due)
+        await let_run()
+
+    assert len(woken) == 1
+    assert START < woken[0] == pytest.approx(START + seconds)
+    await waiting
+
+
+@pytest.mark.parametrize("seconds", [n / 10 for n in range(1, 30)])
+async def test_both_readings_agree_with_a_sleep_to_the_last_bit(seconds: float) -> None:
+    clock = VirtualClock()
+    by_time, by_monotonic = clock.time() + seconds, clock.monotonic() + seconds
+    sleeper = asyncio.create_task(clock.sleep(seconds))
+    await let_run()
+
+    assert clock.next_due() == by_time
+    clock.advance_to(by_time)
+    await sleeper
+    assert (clock.time(), clock.monotonic()) == (by_time, by_monotonic)
 
 
 async def test_no_time_to_wait_lets_others_run() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from carteiro.current import current
+from carteiro.durations import seconds
 from carteiro.engine.attempt import with_middleware
 from carteiro.engine.endings import Endings, Surroundings
 from carteiro.engine.isolation import Pending, begin
@@ -30,7 +31,7 @@ def in_batches(attempt: BatchAttempt, batch: Batch) -> Callable[[Lane], Awaitabl
         if lane.gathering:
             return False  # another slot's batch comes first
         gathered: list[Delivery] = []
-        hand_over_at = lane.clock.monotonic() + batch.wait
+        hand_over_at = lane.clock.monotonic() + seconds(batch.wait)
         while not lane.stopping:
             while lane.buffer and len(gathered) < batch.size:
                 delivery = lane.buffer.popleft()

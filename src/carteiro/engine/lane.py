@@ -199,6 +199,8 @@ class Lane:
         timer = asyncio.ensure_future(self.clock.sleep(seconds))
         try:
             await asyncio.wait((timer, self._wanting), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            _forgive()  # it ends the wait and no more: what the slot has gathered is not to be lost with it
         finally:
             timer.cancel()
             self._wanting = None
@@ -211,9 +213,7 @@ class Lane:
             except asyncio.CancelledError:
                 if self.stopping:
                     raise
-                task = asyncio.current_task()  # a handler's late cancel: it must not cost the lane a slot
-                assert task is not None
-                task.uncancel()
+                _forgive()  # a handler's late cancel: it must not cost the lane a slot
 
     async def _turn(self) -> None:
         """Serve for a while, or wait for something to serve."""
@@ -262,3 +262,10 @@ def interrupted(lane: Lane, delivery: Delivery, error: BaseException) -> Outcome
     log.error("%s could not be handled", delivery.message.id, exc_info=error)
     failure = Failure(delivery.message.attempt, lane.clock.time(), describe(error))
     return Outcome(delivery, Action.RETRY, delay=1.0, failure=failure)
+
+
+def _forgive() -> None:
+    """Let the current task go on after a cancel that was not meant for it."""
+    task = asyncio.current_task()
+    assert task is not None
+    task.uncancel()

@@ -149,8 +149,10 @@ class ProcessRunner:
                 '(a script that starts the app itself must do so under `if __name__ == "__main__":`)'
             )
         else:
-            trouble = _failure(self._name, reply, child.pid)
-            if trouble is not None:
+            try:
+                _result(self._name, reply, child.pid)
+            except Exception as error:
+                trouble = error
                 child.kill()
                 await child.ended
         task = asyncio.current_task()

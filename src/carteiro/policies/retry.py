@@ -65,8 +65,8 @@ class Retry(msgspec.Struct, frozen=True):
     max_age: Duration | None = None
 
     def __post_init__(self) -> None:
-        if self.attempts < 1:
-            raise ConfigurationError(f"Retry(attempts={self.attempts}): the first attempt counts, so at least 1")
+        if not isinstance(self.attempts, int) or self.attempts < 1:
+            raise ConfigurationError(f"Retry(attempts={self.attempts!r}): the first attempt counts, so at least 1")
         for option in ("on", "not_on"):
             kinds = getattr(self, option)
             if not isinstance(kinds, tuple) or not all(

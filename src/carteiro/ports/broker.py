@@ -71,7 +71,10 @@ class Broker(Protocol):
         ...
 
     def consume(self, subscriptions: Sequence[Subscription]) -> Consumer:
-        """A consumer of subscriptions that were declared."""
+        """A consumer of subscriptions that were declared.
+
+        For one that was not, or was removed, BrokerError is raised: here, or by the fetch that asks for it.
+        """
         ...
 
 

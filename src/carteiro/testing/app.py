@@ -7,13 +7,16 @@ import contextlib
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from time import monotonic
-from typing import Any, TypeVar, get_args, get_type_hints
+from types import TracebackType
+from typing import Any, TypeVar, get_args
 
 from carteiro.app import Carteiro
 from carteiro.durations import Duration, seconds
+from carteiro.engine.worker import Worker
 from carteiro.errors import ConfigurationError
 from carteiro.handlers.codecs import decoder
 from carteiro.handlers.markers import TopicMarker
+from carteiro.handlers.signature import read_signature
 from carteiro.message import DeadLetter, Message, Outgoing
 from carteiro.ports.broker import GroupStatus, Inspector
 from carteiro.ports.registry import open_backend
@@ -23,8 +26,9 @@ from carteiro.topics import matches
 
 T = TypeVar("T")
 
-QUIET_TURNS = 5
-"""Turns of the event loop without any activity after which nothing more is taken to happen by itself."""
+QUIET_TURNS = 10
+"""Turns of the event loop without any activity after which nothing more is taken to happen by itself. A worker that was
+told to stop, or has just died, needs 4 until its intake shows it."""
 
 
 class TestApp:
@@ -33,6 +37,9 @@ class TestApp:
     Handlers run as they do in production, on a broker in memory; retries, delays, leases, timeouts and rate limits go
     by a virtual clock that only `advance` and `request` move. `overrides` replaces dependencies. `patience` is the real
     seconds that a handler may be silent (in a thread, in real I/O) before it is taken to wait for time to pass.
+
+    On exit the app stops as it always does; its grace passes at once. If the worker has died of an error, the exit
+    raises it, and so does all that waits for the worker.
     """
 
     __test__ = False  # not for pytest to collect
@@ -53,24 +60,29 @@ class TestApp:
         self._tap.on_crash = self._crash
         self._exits = contextlib.AsyncExitStack()
         self._running: asyncio.Task[None] | None = None
+        self._dying = False
         self._stuck: tuple[int, int] | None = None
         self.crashes = 0
         """How many times its worker died."""
 
     async def __aenter__(self) -> TestApp:
-        self._exits.enter_context(self.app.on(self._tap, clock=self.clock, overrides=self._overrides))
-        await self._exits.enter_async_context(self.app)
-        if self.app.declared():
-            await self._start()
+        async with contextlib.AsyncExitStack() as exits:
+            exits.enter_context(self.app.on(self._tap, clock=self.clock, overrides=self._overrides))
+            await exits.enter_async_context(self.app)
+            if self.app.declared():
+                self._running = asyncio.create_task(self._run(), name="carteiro test worker")
+                exits.push_async_exit(self._stop)
+                await self._started(self._running)
+            self._exits = exits.pop_all()
         return self
 
-    async def __aexit__(self, *error: object) -> None:
-        try:
-            if self._running is not None:
-                self._running.cancel()
-                await asyncio.wait([self._running])
-        finally:
-            await self._exits.aclose()
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        trace: TracebackType | None = None,
+    ) -> None:
+        await self._exits.__aexit__(kind, error, trace)
 
     # -- doing -----------------------------------------------------------------------------------------------------
 
@@ -85,13 +97,11 @@ class TestApp:
     async def request(self, topic: str, value: Any, **options: Any) -> Any:
         """As `app.request`; time passes as far as the reply needs it."""
         asked = asyncio.ensure_future(self.app.request(topic, value, **options))
-        while not asked.done():
-            await self._settle_down(asked)
-            due = self.clock.next_due()
-            if asked.done() or due is None:
-                break
-            self.clock.advance_to(due)
-        return await asked
+        try:
+            await self._pass_time(asked)
+            return await asked
+        finally:
+            asked.cancel()
 
     async def idle(self) -> None:
         """Return when nothing is left to do now: what is handled is settled, and the rest waits for its time.
@@ -150,8 +160,8 @@ class TestApp:
         return [message for message in self._tap.published if matches(topic, message.topic)]
 
     def dead(self, topic: str = "#") -> list[DeadLetter]:
-        """The dead letters of `topic`, with message, reason and history."""
-        return [letter for letter in _at_once(self._inspector.dead_letters()) if matches(topic, letter.topic)]
+        """The dead letters among what was published to `topic` (a name or a pattern), with reason and history."""
+        return [letter for letter in _at_once(self._inspector.dead_letters()) if matches(topic, letter.message.topic)]
 
     def groups(self) -> dict[tuple[str, str], GroupStatus]:
         """What waits for whom: a status for each (topic, group)."""
@@ -165,28 +175,57 @@ class TestApp:
         assert isinstance(inner, Inspector)
         return inner
 
-    async def _start(self) -> None:
-        self._running = asyncio.create_task(self.app.run(), name="carteiro test worker")
+    async def _run(self) -> None:
+        """The worker, and after each one that was killed another."""
+        while True:
+            try:
+                await self.app.run()
+                return
+            except asyncio.CancelledError:
+                if not self._dying or self._running is None or self._running.cancelling():
+                    raise
+            finally:
+                self._dying = False
+
+    async def _started(self, running: asyncio.Task[None]) -> None:
         ready = asyncio.ensure_future(self.app.ready())
-        await asyncio.wait((self._running, ready), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((running, ready), return_when=asyncio.FIRST_COMPLETED)
         if not ready.done():
             ready.cancel()
-            self._running.result()
+            running.result()
 
     def _crash(self) -> None:
-        """The worker is dead: cut its tasks off, and start another."""
         self.crashes += 1
-        worker, running = self.app.worker, self._running
+        self._dying = True
+        worker = self.app.worker
         assert worker is not None
-        assert running is not None
         worker.kill()
-        self._tap.pending += 1  # time stands still until the other one fetches, or it would miss the end of a lease
-        self._running = asyncio.create_task(self._restart(running), name="carteiro test restart")
 
-    async def _restart(self, dead: asyncio.Task[None]) -> None:
-        await asyncio.wait([dead])
-        self._tap.pending -= 1
-        await self.app.run()
+    async def _stop(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        """End the worker. What it had died of is raised, unless the test failed by itself: then it is noted there."""
+        running = self._running
+        assert running is not None
+        self._tap.crashes.clear()  # it is to stop, not to die
+        running.cancel()
+        await self._pass_time(running)
+        died = None if running.cancelled() else running.exception()
+        if died is None or died is error:
+            return
+        if error is None:
+            raise died
+        error.add_note(f"the worker had died: {died!r}")
+
+    async def _pass_time(self, until: asyncio.Future[Any]) -> None:
+        """Let time pass, from one due time to the next, until this is done."""
+        while True:
+            await self._settle_down(until)
+            due = self.clock.next_due()
+            if until.done():
+                break
+            if due is not None:
+                self.clock.advance_to(due)
+            else:
+                await asyncio.sleep(0.001)  # noqa: TID251 (it needs real time)
 
     async def _settle_down(self, until: asyncio.Future[Any] | None = None) -> bool:
         """Let things run until nothing happens by itself; False if handlers run and may do more in real time.
@@ -195,16 +234,18 @@ class TestApp:
         """
         quiet, seen, silent_since = 0, -1, monotonic()
         while until is None or not until.done():
+            ended = self._ended()
             await asyncio.sleep(0)  # noqa: TID251 (no time passes)
             worker = self.app.worker
             running = 0 if worker is None else worker.busy
-            if self._tap.activity != seen or self._tap.pending:
+            # While a worker dies time stands still, or the end of its leases would be missed by the next one.
+            if self._tap.activity != seen or self._tap.pending or self._dying:
                 quiet, seen, silent_since = 0, self._tap.activity, monotonic()
                 continue
             quiet += 1
             if quiet < QUIET_TURNS:
                 continue
-            if (not running and worker is not None) or self._running is None:
+            if ended or (worker is not None and not running and not _stopping(worker)):
                 return True
             if self._stuck == (running, seen):
                 return False
@@ -213,6 +254,13 @@ class TestApp:
                 return False
             await asyncio.sleep(0.001)  # noqa: TID251 (threads, processes and real I/O need real time)
         return True
+
+    def _ended(self) -> bool:
+        """Whether there is no worker any more, or none was needed; raises what it died of."""
+        running = self._running
+        if running is not None and running.done():
+            running.result()
+        return running is None or running.done()
 
     def _what_runs(self) -> str:
         worker = self.app.worker
@@ -223,15 +271,14 @@ class TestApp:
 
     def _type_of(self, topic: str) -> Any:
         """What the values on `topic` are, as far as the app's functions say."""
-        for function, publications in self.app.publications().items():
-            if any(to.topic == topic for to in publications):
-                return get_type_hints(function).get("return", Any)
         for sharing in self.app.declared().values():
             for subscriber in sharing:
-                for annotation in get_type_hints(subscriber.function, include_extras=True).values():
-                    emitted = _emit_type(annotation, topic)
-                    if emitted is not None:
-                        return emitted
+                signature = read_signature(subscriber.function, str(subscriber), localns=subscriber.localns)
+                if any(to.topic == topic for to in subscriber.publishes):
+                    return signature.returns
+                for parameter in signature.parameters:
+                    if isinstance(parameter.marker, TopicMarker) and parameter.marker.name == topic:
+                        return (get_args(parameter.annotation) or (Any,))[0]
         worker = self.app.worker
         for lane in () if worker is None else worker.routes:
             if matches(lane.subscription.topic, topic) and lane.handlers[0].plan.body_type is not None:
@@ -239,12 +286,8 @@ class TestApp:
         return Any
 
 
-def _emit_type(annotation: Any, topic: str) -> Any:
-    """T of `Annotated[Emit[T], Topic(topic)]`, or None for anything else."""
-    emit, *markers = get_args(annotation) or (None,)
-    if any(isinstance(marker, TopicMarker) and marker.name == topic for marker in markers):
-        return (get_args(emit) or (Any,))[0]
-    return None
+def _stopping(worker: Worker) -> bool:
+    return any(lane.stopping for lane in worker.lanes.values())
 
 
 def _as_message(message: Outgoing) -> Message:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import bisect
 import itertools
+import math
 from datetime import UTC, datetime
 from typing import Final
 
@@ -24,7 +25,7 @@ class VirtualClock:
     """The Clock port in virtual time, from `start` (aware) on. For one event loop at a time."""
 
     def __init__(self, start: datetime = START) -> None:
-        self._start = self._now = start.timestamp()
+        self._now = start.timestamp()
         self._order = itertools.count()
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
 
@@ -32,14 +33,18 @@ class VirtualClock:
         return self._now
 
     def monotonic(self) -> float:
-        return self._now - self._start
+        """The same as `time`: counted from `start`, 0.1 s would not be the same 0.1 s to a timeout and to `advance`."""
+        return self._now
 
     async def sleep(self, seconds: float) -> None:
         """Return once the clock was moved `seconds` ahead; with none to wait, only let others run first."""
         if seconds <= 0:
             await asyncio.sleep(0)  # noqa: TID251 (a clock is what the others are to use)
             return
-        sleeper = (self._now + seconds, next(self._order), asyncio.get_running_loop().create_future())
+        # At least the least that a float can tell apart, 0.2 µs in our time: who sleeps again for the rest of a wait
+        # would otherwise wake at once and for ever.
+        due = max(self._now + seconds, math.nextafter(self._now, math.inf))
+        sleeper = (due, next(self._order), asyncio.get_running_loop().create_future())
         bisect.insort(self._sleepers, sleeper)
         try:
             await sleeper[2]

@@ -97,8 +97,10 @@ class _Consumer:
         if self._dead:
             await asyncio.Event().wait()
         self._tap.activity += 1
-        deliveries = await self._inner.fetch(room)
-        self._tap.activity += 1
+        try:
+            deliveries = await self._inner.fetch(room)
+        finally:
+            self._tap.activity += 1
         if self._tap.crashes_at("claimed", deliveries):
             await self._die()
         return deliveries

@@ -52,7 +52,7 @@ async def test_a_request_whose_handler_gives_up_fails_with_its_error(stage: Stag
 
 async def test_a_request_that_nobody_can_answer_fails_at_once(stage: Stage):
     async with stage.app() as app:
-        with pytest.raises(Unroutable, match="no group gets `nobody`"):
+        with pytest.raises(Unroutable, match="no group handles `nobody`"):
             await soon(app.request("nobody", 1, timeout=3600))
 
 

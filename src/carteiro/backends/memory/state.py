@@ -132,22 +132,27 @@ class State:
 
     def publish(self, messages: Iterable[Outgoing]) -> Sequence[Outgoing]:
         """Fan out; returns the messages that no group and no log gets."""
-        return [message for message in messages if not self._is_duplicate(message) and not self._fan_out(message)]
+        return [message for message in messages if not self._fan_out(message, self._queues_for(message.topic))]
 
-    def _fan_out(self, message: Outgoing) -> bool:
+    def _fan_out(self, message: Outgoing, queues: Sequence[Queue]) -> bool:
+        """False where neither they nor a log get it."""
+        log = self._logs.get(message.topic)
+        if not queues and log is None:
+            return False
+        # Only what someone gets leaves a mark: what was refused for want of a group can be published again.
+        if self._is_duplicate(message):
+            return True
         now = self.clock.time()
         # A copy: the publisher may go on to change its headers.
         message = msgspec.structs.replace(message, headers=dict(message.headers))
         publication = next(self._publications)
-        queues = self._queues_for(message.topic)
         for queue in queues:
             queue.add(Row(next(self._rows), publication, message, now, now + message.delay))
             self._wake(queue)
-        log = self._logs.get(message.topic)
         if log is not None:
             log.expire(now)
             log.kept.append(_Published(publication, message, now))
-        return bool(queues) or log is not None
+        return True
 
     def _queues_for(self, topic: str) -> Sequence[Queue]:
         if topic not in self._routes:
@@ -209,11 +214,13 @@ class State:
     # -- dead letters ----------------------------------------------------------------------------------------------
 
     def _bury(self, subscription: Subscription, row: Row, outcome: Outcome) -> None:
-        """List it as a dead letter, and publish it to whoever subscribes to its queue."""
+        """List it as a dead letter, and publish it to whoever subscribes to its queue, under either of its names."""
         sent, failure = row.message, outcome.failure
         queues = [queue.subscription for queue in self._queues_for(sent.topic)]
         groups = {one.group for one in queues if not one.ephemeral}
-        name = dlq_name(sent.topic, subscription.group if len(groups) > 1 else None)
+        name, alias = dlq_name(sent.topic), dlq_name(sent.topic, subscription.group)
+        if len(groups) > 1:
+            name, alias = alias, name
         reason = "" if failure is None else failure.error
         letter = DeadLetter(
             id=str(row.id),
@@ -233,7 +240,9 @@ class State:
             DEAD_GROUP: subscription.group,
             DEAD_ATTEMPTS: str(row.attempt),
         }
-        self.publish([Outgoing(new_id(), name, sent.body, sent.key, headers, sent.correlation_id)])
+        notice = Outgoing(new_id(), name, sent.body, sent.key, headers, sent.correlation_id)
+        # Who listens to one name still hears when a second group changes which of them the queue has.
+        self._fan_out(notice, list(dict.fromkeys([*self._queues_for(name), *self._queues_for(alias)])))
 
     def dead_letters(self, queue: str | None, ids: Sequence[str] | None = None) -> list[DeadLetter]:
         wanted = None if ids is None else set(ids)

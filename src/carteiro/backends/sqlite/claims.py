@@ -5,31 +5,34 @@
                          |   \\--dead--> dead letter
                          \\--the lease ends--> visible
 
-A claim moves `visible_at` to the lease's end, adds one to `attempt` and stamps the row with the claim's number, which
-no other claim ever had: the *fence*. Renew and settle name (row, number) and act only where the row still bears that
-number; a retry and a release erase it. So a worker that slept through its lease can settle nothing that someone else
-has taken since, and nobody can settle twice. A worker that dies leaves the lease to end by itself.
+A claim moves `visible_at` to the lease's end, adds one to `attempt` and stamps the row with its token, which no other
+claim ever had: the *fence*. Renew and settle name (row, token) and act only where the row still bears that token; a
+retry and a release erase it. So a worker that slept through its lease can settle nothing that someone else has taken
+since, and nobody can settle twice. A worker that dies leaves the lease to end by itself.
 
-An outcome is applied whole or not at all: its fence and the versions that its writes expect are looked at first, in
-the one transaction in which it is then settled, its writes stored, and its emits and dead letter published.
+An outcome is applied whole or not at all. Nearly always all of them hold, so a settle acts first, a statement for all
+outcomes of one kind, and counts what it changed. Where that is too little it raises `Contested`, the transaction is
+undone and run again, *carefully*: then it looks first which outcomes hold, and leaves the others out.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from typing import Any, Final
 
 import msgspec
 
 from carteiro.backends.sqlite import entries
-from carteiro.backends.sqlite.publishing import publish, unblock
+from carteiro.backends.sqlite.publishing import fan_out, unblock
+from carteiro.backends.sqlite.records import at_attempt, lane_of, unpack, unpack_all
+from carteiro.backends.sqlite.routes import Targets
 from carteiro.backends.sqlite.session import Session, micros
 from carteiro.message import (
     DEAD_ATTEMPTS,
     DEAD_GROUP,
     DEAD_REASON,
     DEAD_TOPIC,
-    NO_HEADERS,
     Action,
     Delivery,
     Failure,
@@ -41,68 +44,79 @@ from carteiro.message import (
 )
 from carteiro.topics import dlq_name
 
-_INLINE = 65_536  # bytes: a larger body is read by itself, so that no claim builds one value of any size
+_INLINE: Final = 65_536
+"""Bytes: a larger record is read by itself, so that no claim builds one value of any size."""
 
-_Row = tuple[int, int, int, str, str, str | None, dict[str, str] | None, str | None, tuple[Failure, ...] | None, int]
-_decode_rows = msgspec.json.Decoder(list[_Row]).decode
+_Again = tuple[int, int, tuple[Failure, ...] | None]
+"""Of a row that was claimed before: its id, its attempt, the failures so far."""
+
+_decode_again = msgspec.json.Decoder(list[_Again]).decode
 _decode_ids = msgspec.json.Decoder(list[int]).decode
 _encode = msgspec.json.Encoder().encode
+
+_ACK, _RETRY, _DEAD, _RELEASE = Action.ACK, Action.RETRY, Action.DEAD, Action.RELEASE  # an enum's own names are slow
+
+
+class Contested(Exception):
+    """Some outcome of a settle does not hold; the transaction is to be undone and run again, carefully."""
 
 
 class Claimed:
     """What one claim took, as SQLite gave it; made into deliveries once the file's lock is free again.
 
-    One JSON value and one value of all the bodies, not a result row each: see the head of `statements.sql`.
+    One JSON value and one value of all the records, not a result row each: see the head of `statements.sql`.
     """
 
-    def __init__(self, subscription: Subscription, number: int, rows: list[_Row], bodies: bytes) -> None:
+    def __init__(self, subscription: Subscription, token: int, ids: list[int], again: str, records: bytes) -> None:
         self._subscription = subscription
-        self._number = number
-        self._rows = rows
-        self._bodies = bodies
+        self._token = token
+        self._ids = ids
+        self._again = again
+        self._records = records
         self._large: dict[int, bytes] = {}
 
-    def read_large(self, session: Session) -> None:
-        for row in self._rows:
-            if row[9] > _INLINE:
-                self._large[row[0]] = session.run("body", (row[0],)).fetchone()[0]
+    def read_large(self, session: Session, ids: list[int]) -> None:
+        for id in ids:
+            self._large[id] = session.run("record", (id,)).fetchone()[0]
 
     def deliveries(self) -> list[Delivery]:
+        """In the order of the claim. Raises BrokerCorrupted for a record that cannot be read."""
+        subscription, token, ids = self._subscription, self._token, self._ids
+        messages = self._messages()
+        if self._again == "[]":
+            return [Delivery(subscription, message, (id, token)) for id, message in zip(ids, messages, strict=True)]
+        again = {id: (attempt, history or ()) for id, attempt, history in _decode_again(self._again)}
         made: list[Delivery] = []
-        subscription, number, bodies = self._subscription, self._number, self._bodies
-        start = 0
-        for row, attempt, published, id, topic, key, headers, correlation_id, history, size in self._rows:
-            if size <= _INLINE:
-                body = bodies[start : start + size]
-                start += size
-            else:
-                body = self._large[row]
-            message = Message(
-                id, topic, body, key, headers or NO_HEADERS, correlation_id or id, published / 1_000_000, attempt
-            )
-            made.append(Delivery(subscription, message, (row, number), history or ()))
+        for id, message in zip(ids, messages, strict=True):
+            attempt, history = again.get(id, (1, ()))
+            made.append(Delivery(subscription, at_attempt(message, attempt), (id, token), history))
         return made
 
+    def _messages(self) -> list[Message]:
+        small = unpack_all(self._records, len(self._ids) - len(self._large))
+        if not self._large:
+            return small
+        rest = iter(small)
+        return [unpack(self._large[id]) if id in self._large else next(rest) for id in self._ids]
 
-def claim(session: Session, subscription: Subscription, room: int) -> Claimed | None:
-    """Lease what is visible of a subscription, up to `room`, in the order of (visible_at, id); None if nothing is."""
-    number = session.claim_number()
-    parameters = {
-        "subscription": session.routes.get(subscription).id,
-        "now": session.now,
-        "room": room,
-        "inline": _INLINE,
-        "until": session.now + micros(subscription.lease),
-        "token": number,
-    }
-    rows, bodies = session.run("claim_read", parameters).fetchone()
-    claimed = _decode_rows(rows)
-    if not claimed:
-        return None
-    session.run("claim_take", parameters)
-    taken = Claimed(subscription, number, claimed, bodies)
-    taken.read_large(session)
-    return taken
+
+def claim(session: Session, subscription: Subscription, room: int) -> tuple[Claimed | None, int | None]:
+    """Lease what is visible of a subscription, up to `room`, in the order of (visible_at, id).
+
+    Returns that, or None if nothing is, and when the first of the subscription was or becomes visible.
+    """
+    id = session.routes.get(subscription).id
+    wanted = {"subscription": id, "now": session.now, "room": room, "inline": _INLINE}
+    rows, large, again, records, earliest = session.run("claim_read", wanted).fetchone()
+    ids = _decode_ids(rows)
+    if not ids:
+        return None, earliest
+    token = session.new_token()
+    session.run("claim_take", {"until": session.now + micros(subscription.lease), "token": token, "ids": rows})
+    taken = Claimed(subscription, token, ids, again, records)
+    if large != "[]":
+        taken.read_large(session, _decode_ids(large))
+    return taken, earliest
 
 
 def renew(session: Session, deliveries: Sequence[Delivery]) -> list[Delivery]:
@@ -111,97 +125,127 @@ def renew(session: Session, deliveries: Sequence[Delivery]) -> list[Delivery]:
     claims: defaultdict[tuple[int, float], list[Delivery]] = defaultdict(list)
     for delivery in deliveries:
         claims[delivery.token[1], delivery.subscription.lease].append(delivery)
-    for (number, lease), group in claims.items():
-        ids = _encode([delivery.token[0] for delivery in group]).decode()
-        if session.run("renew", (session.now + micros(lease), number, ids)).rowcount != len(group):
-            held = _held(session, number, ids)
+    for (token, lease), group in claims.items():
+        ids = _json([delivery.token[0] for delivery in group])
+        if session.run("renew", (session.now + micros(lease), token, ids)).rowcount != len(group):
+            held = _held(session, token, ids)
             lost += (delivery for delivery in group if delivery.token[0] not in held)
     return lost
 
 
 def settle(session: Session, outcomes: Sequence[Outcome]) -> list[Delivery]:
-    """Apply each outcome whole; returns the deliveries of those that do not hold."""
-    acks: defaultdict[int, list[Outcome]] = defaultdict(list)
-    applied: list[Outcome] = []
+    """Apply each outcome whole; returns the deliveries of those that do not hold. Raises Contested."""
     lost: list[Delivery] = []
-    outgoing: list[Outgoing] = []
+    if session.careful:
+        outcomes, lost = _sort_out(session, outcomes)
+    applied: list[Outcome] = []
     for outcome in outcomes:
-        if outcome.action is Action.ACK and not outcome.writes:
-            acks[outcome.delivery.token[1]].append(outcome)
-        elif _settle_one(session, outcome, outgoing):
-            applied.append(outcome)
-        else:
+        if outcome.writes and not entries.write_all(session, outcome.writes):
             lost.append(outcome.delivery)
-    for number, group in acks.items():
-        done = _ack(session, number, group)
-        applied += done
-        if len(done) != len(group):
-            kept = {id(outcome) for outcome in done}
-            lost += (outcome.delivery for outcome in group if id(outcome) not in kept)
+        else:
+            applied.append(outcome)
+    notices = _bury(session, _with(_DEAD, applied))
+    _remove(session, [outcome for outcome in applied if outcome.action is _ACK or outcome.action is _DEAD])
+    _move(session, "retry", [(*_place(session, one), _history(one)) for one in _with(_RETRY, applied)])
+    _move(session, "release", [_place(session, one) for one in _with(_RELEASE, applied)])
     unblock(session, _lanes(session, applied))
-    for outcome in applied:
-        outgoing += outcome.emits
-    publish(session, outgoing)
+    emits = [(emit, session.routes.targets(emit.topic)) for outcome in applied for emit in outcome.emits]
+    fan_out(session, notices + emits)
     return lost
 
 
-def _ack(session: Session, number: int, outcomes: list[Outcome]) -> list[Outcome]:
-    """Delete the rows of one claim in one statement; look for those that were lost only if the count is short."""
-    ids = _encode([outcome.delivery.token[0] for outcome in outcomes]).decode()
-    session.connection.execute("SAVEPOINT ack")
-    deleted = session.run("ack", (number, ids)).rowcount
-    if deleted != len(outcomes):
-        session.connection.execute("ROLLBACK TO ack")
-        held = _held(session, number, ids)
-        first = {one.delivery.token[0]: one for one in reversed(outcomes)}  # of two for one delivery, the first holds
-        outcomes = [one for row, one in first.items() if row in held]
-        session.run("ack", (number, ids))
-    session.connection.execute("RELEASE ack")
-    return outcomes
+def _with(action: Action, outcomes: Sequence[Outcome]) -> list[Outcome]:
+    return [outcome for outcome in outcomes if outcome.action is action]
 
 
-def _held(session: Session, number: int, ids: str) -> set[int]:
-    return set(_decode_ids(session.run("held", (number, ids)).fetchone()[0]))
+def _sort_out(session: Session, outcomes: Sequence[Outcome]) -> tuple[list[Outcome], list[Delivery]]:
+    """The outcomes whose fence holds, of several for one delivery the first; and the deliveries of the others."""
+    claims: defaultdict[int, list[int]] = defaultdict(list)
+    for outcome in outcomes:
+        id, token = outcome.delivery.token
+        claims[token].append(id)
+    held = {(id, token) for token, ids in claims.items() for id in _held(session, token, _json(ids))}
+    kept: list[Outcome] = []
+    lost: list[Delivery] = []
+    for outcome in outcomes:
+        if outcome.delivery.token in held:
+            held.remove(outcome.delivery.token)
+            kept.append(outcome)
+        else:
+            lost.append(outcome.delivery)
+    return kept, lost
 
 
-def _settle_one(session: Session, outcome: Outcome, outgoing: list[Outgoing]) -> bool:
-    row, number = outcome.delivery.token
-    if row not in _held(session, number, f"[{row}]") or not entries.write_all(session, outcome.writes):
-        return False
-    at = session.now + micros(outcome.delay)
-    match outcome.action:
-        case Action.ACK:
-            session.run("ack", (number, f"[{row}]"))
-        case Action.RETRY:
-            session.run("retry", (at, _history(outcome), row, number))
-        case Action.RELEASE:
-            session.run("release", (at, row, number))
-        case Action.DEAD:
-            outgoing.append(_bury(session, outcome))
-    return True
+def _held(session: Session, token: int, ids: str) -> set[int]:
+    return set(_decode_ids(session.run("held", (token, ids)).fetchone()[0]))
 
 
-def _bury(session: Session, outcome: Outcome) -> Outgoing:
-    """Move it to the dead letters; returns the message that tells those who subscribe to their queue."""
-    subscription, message = outcome.delivery.subscription, outcome.delivery.message
-    row, number = outcome.delivery.token
-    several = session.routes.targets(message.topic).groups > 1
-    queue = dlq_name(message.topic, subscription.group if several else None)
-    reason = "" if outcome.failure is None else _storable(outcome.failure.error)
-    place = (queue, subscription.topic, subscription.group, session.now, reason, _history(outcome), row, number)
-    session.run("bury", place)
-    session.run("ack", (number, f"[{row}]"))
-    headers = {
-        **message.headers,
-        DEAD_REASON: reason,
-        DEAD_TOPIC: message.topic,
-        DEAD_GROUP: subscription.group,
-        DEAD_ATTEMPTS: str(message.attempt),
-    }
-    return Outgoing(new_id(), queue, message.body, message.key, headers, message.correlation_id)
+def _remove(session: Session, outcomes: Iterable[Outcome]) -> None:
+    claims: defaultdict[int, list[int]] = defaultdict(list)
+    for outcome in outcomes:
+        id, token = outcome.delivery.token
+        claims[token].append(id)
+    for token, ids in claims.items():
+        ids.sort()
+        if _is_run(ids):
+            removed = session.run("ack_run", (token, ids[0], ids[-1]))
+        else:
+            removed = session.run("ack", (token, _json(ids)))
+        _expect(removed.rowcount, len(ids))
 
 
-def _history(outcome: Outcome) -> str | None:
+def _is_run(ids: Sequence[int]) -> bool:
+    """Whether they follow each other without a gap, as those of one batch do where all went well.
+
+    SQLite then deletes the rows as it passes them: a quarter faster than one by one from a list. (A claim gained 5 %.)
+    """
+    first, last = ids[0], ids[-1]
+    return last - first + 1 == len(ids) and ids == list(range(first, last + 1))
+
+
+def _place(session: Session, outcome: Outcome) -> tuple[int, int, int]:
+    """Row, token, and when it becomes visible."""
+    id, token = outcome.delivery.token
+    return id, token, session.now + micros(outcome.delay)
+
+
+def _move(session: Session, statement: str, places: Sequence[tuple[Any, ...]]) -> None:
+    if places:
+        _expect(session.run(statement, (_json(places),)).rowcount, len(places))
+
+
+def _expect(changed: int, wanted: int) -> None:
+    if changed != wanted:
+        raise Contested
+
+
+def _bury(session: Session, outcomes: Sequence[Outcome]) -> list[tuple[Outgoing, Targets]]:
+    """Copy them to the dead letters; returns the messages that tell those who subscribe to their queues."""
+    dead: list[tuple[Any, ...]] = []
+    notices: list[tuple[Outgoing, Targets]] = []
+    for outcome in outcomes:
+        subscription, message = outcome.delivery.subscription, outcome.delivery.message
+        queue, alias = dlq_name(message.topic), dlq_name(message.topic, subscription.group)
+        if session.routes.targets(message.topic).groups > 1:
+            queue, alias = alias, queue
+        reason = "" if outcome.failure is None else _storable(outcome.failure.error)
+        dead.append((*outcome.delivery.token, queue, subscription.topic, subscription.group, reason, _history(outcome)))
+        headers = {
+            **message.headers,
+            DEAD_REASON: reason,
+            DEAD_TOPIC: message.topic,
+            DEAD_GROUP: subscription.group,
+            DEAD_ATTEMPTS: str(message.attempt),
+        }
+        notice = Outgoing(new_id(), queue, message.body, message.key, headers, message.correlation_id)
+        # Under either name, so that who listens to one still hears when a second group changes the queue's name.
+        notices.append((notice, session.routes.targets(queue, alias)))
+    if dead:
+        session.run("bury", {"dead": _json(dead), "now": session.now})
+    return notices
+
+
+def _history(outcome: Outcome) -> tuple[Failure, ...] | None:
     history = outcome.delivery.history
     if outcome.failure is not None:
         failure = outcome.failure
@@ -209,22 +253,26 @@ def _history(outcome: Outcome) -> str | None:
             *history,
             Failure(failure.attempt, failure.at, _storable(failure.error), _storable(failure.traceback)),
         )
-    return _encode(history).decode() if history else None
+    return history or None
 
 
 def _storable(text: str) -> str:
-    """An exception's text may hold lone surrogates, as of a file's name; UTF-8 may not."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    """An exception's text may hold lone surrogates, as of a file's name; UTF-8 may not, and SQLite's JSON no NUL."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
 def _lanes(session: Session, outcomes: Iterable[Outcome]) -> set[tuple[int, str]]:
     """The lanes whose head may have gone."""
     lanes: set[tuple[int, str]] = set()
     for outcome in outcomes:
-        key = outcome.delivery.message.key
-        if key is not None and outcome.action in (Action.ACK, Action.DEAD):
-            subscription = outcome.delivery.subscription
-            route = session.routes.find(subscription.topic, subscription.group)
-            if route is not None and route.ordered:
-                lanes.add((route.id, key))
+        delivery = outcome.delivery
+        if delivery.message.key is not None and outcome.action in (_ACK, _DEAD):
+            route = session.routes.find(delivery.subscription.topic, delivery.subscription.group)
+            lane = lane_of(delivery.message.key)
+            if route is not None and route.ordered and lane is not None:
+                lanes.add((route.id, lane))
     return lanes
+
+
+def _json(value: Any) -> str:
+    return _encode(value).decode()

@@ -69,6 +69,8 @@ def open_writer(location: Location) -> sqlite3.Connection:
         connection.execute("PRAGMA cache_size = -8000")
         connection.execute("PRAGMA wal_autocheckpoint = 4000")
         connection.execute("PRAGMA journal_size_limit = 67108864")
+        # Off as SQLite itself has it; Debian's fills what is deleted with zeros, which costs a tenth.
+        connection.execute("PRAGMA secure_delete = OFF")
         migrate(connection, location.path)
     except BaseException:
         connection.close()

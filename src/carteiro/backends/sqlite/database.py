@@ -1,8 +1,9 @@
 """The one thread that owns the one writing connection.
 
 Requests come from any event loop through a queue. The thread takes all that has gathered, runs it in one transaction
-(*group commit*) and only then answers, each loop with one call: what was answered is on the disk. Where several share
-a transaction each has its savepoint, so that one that fails takes no other with it; a commit that fails fails all.
+(*group commit*) and only then answers, each loop with one call: what was answered is on the disk. Where a request
+fails, the transaction is undone and run again with a savepoint for each, so that it takes no other with it; a commit
+that fails fails all. So a request's work may be done twice, and only the file may remember it.
 
 A *fetch* that finds nothing stays here, *parked*. In each transaction the fetches come last, so that what a publish
 brings is claimed in the publish's own commit. Otherwise the thread looks again when another process has committed
@@ -23,7 +24,7 @@ import os
 import sqlite3
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -34,7 +35,7 @@ from carteiro.backends.sqlite.keeper import Keeper
 from carteiro.backends.sqlite.mailbox import Mailbox, open_mailbox
 from carteiro.backends.sqlite.mishaps import explain
 from carteiro.backends.sqlite.session import Session
-from carteiro.errors import CarteiroError, NotConnected
+from carteiro.errors import BrokerCorrupted, CarteiroError, NotConnected
 from carteiro.message import Delivery, Subscription
 from carteiro.ports.clock import Clock, SystemClock
 
@@ -270,37 +271,41 @@ class _Worker:
 
     def _commit(self, requests: list[Request]) -> None:
         session = self._session
-        session.begin()
-        version = self._session.data_version()
-        self._keeper.tend(session)
-        for request in requests:
-            self._run(request)
+        self._begin()
+        try:
+            answers: list[_Answer] = [(request, request.work(session), None) for request in requests]
+        except Exception:
+            # Rare: a savepoint for each would cost every request four times that the interpreter's lock changes hands.
+            session.rollback()
+            self._keeper.again()
+            self._begin(careful=True)
+            answers = [self._run(request) for request in requests]
         self._next_due = None
-        taken = [(fetch, self._serve(fetch)) for fetch in self._parked]
+        served = [(fetch, self._serve(fetch)) for fetch in self._parked]
         session.commit()
-        for fetch, claimed in taken:
-            if isinstance(claimed, CarteiroError):
-                self._answers.append((fetch, None, claimed))
-            elif claimed:
-                self._answers.append((fetch, [one for part in claimed for one in part.deliveries()], None))
-        answered = {id(one) for one, _, _ in self._answers}
-        self._parked = [fetch for fetch in self._parked if id(fetch) not in answered]
+        self._answers += answers
+        self._answers += [_deliver(fetch, claimed) for fetch, claimed in served if claimed]
+        self._parked = [fetch for fetch, claimed in served if not claimed]
         self._quiet = 0
-        self._seen = version
 
-    def _run(self, request: Request) -> None:
+    def _begin(self, *, careful: bool = False) -> None:
+        self._session.begin(careful=careful)
+        self._keeper.tend(self._session)
+
+    def _run(self, request: Request) -> _Answer:
         """Run one request's work; if it fails, it alone is undone."""
         connection = self._session.connection
         connection.execute("SAVEPOINT request")
         try:
-            self._answers.append((request, request.work(self._session), None))
+            answer: _Answer = (request, request.work(self._session), None)
         except Exception as error:
             if not connection.in_transaction:
                 raise  # SQLite has rolled back everything, as it does when the disk is full
             connection.execute("ROLLBACK TO request")
             self._session.look()
-            self._answers.append((request, None, explain(error, self._location.path)))
+            answer = (request, None, explain(error, self._location.path))
         connection.execute("RELEASE request")
+        return answer
 
     def _read(self, requests: list[Request]) -> None:
         self._session.look()
@@ -337,22 +342,34 @@ class _Worker:
         wanted = {session.routes.get(subscription).id: subscription for subscription in fetch.room}
         ids = _encode(list(wanted)).decode()
         earliest, visible = session.run("look", {"subscriptions": ids, "now": session.now}).fetchone()
-        if earliest is not None and (self._next_due is None or earliest < self._next_due):
-            self._next_due = earliest
+        self._expect([earliest])
         return [wanted[id] for id in _decode_ids(visible)]
 
     def _serve(self, fetch: Fetch) -> list[claims.Claimed] | CarteiroError:
         try:
-            visible = self._visible(fetch)
+            # Of a single subscription the claim itself tells when there is something.
+            visible = list(fetch.room) if len(fetch.room) == 1 else self._visible(fetch)
+            tried = [claims.claim(self._session, subscription, fetch.room[subscription]) for subscription in visible]
         except CarteiroError as error:
             return error
-        claimed = (claims.claim(self._session, subscription, fetch.room[subscription]) for subscription in visible)
-        return [one for one in claimed if one is not None]
+        taken = [claimed for claimed, _ in tried if claimed is not None]
+        if not taken:
+            self._expect([earliest for _, earliest in tried])
+        return taken
+
+    def _expect(self, dues: Iterable[int | None]) -> None:
+        """Something that is waited for will be visible by then."""
+        for due in dues:
+            if due is not None and (self._next_due is None or due < self._next_due):
+                self._next_due = due
 
     # -- answers ---------------------------------------------------------------------------------------------------
 
     def _answer(self) -> None:
         answers, self._answers = self._answers, []
+        if len(answers) == 1:
+            _call(answers[0][0].loop, _resolve, answers)
+            return
         loops: defaultdict[asyncio.AbstractEventLoop, list[_Answer]] = defaultdict(list)
         for answer in answers:
             loops[answer[0].loop].append(answer)
@@ -368,6 +385,15 @@ class _Worker:
         with contextlib.suppress(sqlite3.Error):  # another process may be at it: the next to close does it
             self._session.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._session.close()
+
+
+def _deliver(fetch: Fetch, claimed: Sequence[claims.Claimed] | CarteiroError) -> _Answer:
+    if isinstance(claimed, CarteiroError):
+        return fetch, None, claimed
+    try:
+        return fetch, [delivery for part in claimed for delivery in part.deliveries()], None
+    except BrokerCorrupted as error:
+        return fetch, None, error
 
 
 def _resolve(answers: Sequence[_Answer]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from carteiro.backends.sqlite.keeper import LIFETIME
+from carteiro.backends.sqlite.records import lane_of, unpack
 from carteiro.backends.sqlite.routes import Route
 from carteiro.backends.sqlite.session import Session, micros
 from carteiro.errors import BrokerError
@@ -69,7 +70,9 @@ def _add(session: Session, subscription: Subscription) -> None:
 def _change(session: Session, route: Route, subscription: Subscription) -> None:
     session.run("change_subscription", (subscription.ordered, _expiry(session, subscription), route.id))
     if subscription.ordered and not route.ordered:
-        session.run("begin_order", {"subscription": route.id, "now": session.now})
+        lanes = [(id, lane_of(unpack(record).key)) for id, record in session.run("records", (route.id,))]
+        keyed = msgspec.json.encode([(id, lane) for id, lane in lanes if lane is not None]).decode()
+        session.run("begin_order", {"lanes": keyed, "now": session.now})
         session.run("unblock_subscription", (route.id,))
     elif route.ordered and not subscription.ordered:
         session.run("end_order", (route.id,))

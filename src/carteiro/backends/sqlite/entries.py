@@ -25,8 +25,8 @@ def write(session: Session, change: Write) -> bool:
 
 def write_all(session: Session, changes: Sequence[Write]) -> bool:
     """Apply all in order or, where one does not find the version it expects, none."""
-    if not changes:
-        return True
+    if len(changes) < 2:
+        return all(write(session, change) for change in changes)
     session.connection.execute("SAVEPOINT writes")
     done = all(write(session, change) for change in changes)
     if not done:

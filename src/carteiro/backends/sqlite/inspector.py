@@ -5,7 +5,7 @@ What only looks runs beside the thread on a connection of its own: counting a mi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -14,13 +14,13 @@ import msgspec
 from carteiro.backends.sqlite.database import Database
 from carteiro.backends.sqlite.declaring import remove, rewind
 from carteiro.backends.sqlite.publishing import unblock
+from carteiro.backends.sqlite.records import lane_of, unpack, with_body
 from carteiro.backends.sqlite.routes import STALE, Routes
 from carteiro.backends.sqlite.session import Session, micros
 from carteiro.backends.sqlite.statements import SQL
-from carteiro.message import NO_HEADERS, DeadLetter, Failure, Message, Subscription
+from carteiro.message import DeadLetter, Failure, Message, Subscription
 from carteiro.ports.broker import GroupStatus
 
-_decode_headers = msgspec.json.Decoder(dict[str, str]).decode
 _decode_history = msgspec.json.Decoder(tuple[Failure, ...]).decode
 
 
@@ -46,7 +46,7 @@ class SqliteInspector:
             rows: list[tuple[Any, ...]] = connection.execute(SQL["peek"], (route.id, now, limit)).fetchall()
             return rows
 
-        return [_message(*row) for row in await self._database.inspect(look)]
+        return [unpack(record, attempt) for record, attempt in await self._database.inspect(look)]
 
     async def dead_letters(
         self, queue: str | None = None, *, ids: Sequence[str] | None = None, limit: int | None = None
@@ -98,15 +98,22 @@ def _status(now: int, *row: Any) -> GroupStatus:
 
 def _replay(session: Session, queue: str, ids: str | None, body: bytes | None) -> int:
     letters = session.run("dead_subscriptions", {"queue": queue, "ids": ids}).fetchall()
-    routes = [session.routes.get(Subscription(topic, group)) for _, topic, group, _ in letters]
-    for (id, _, _, key), route in zip(letters, routes, strict=True):
-        parameters: Mapping[str, Any] = {
-            "id": id, "subscription": route.id, "ordered": route.ordered, "now": session.now, "body": body
-        }  # fmt: skip
-        session.run("replay", parameters)
+    routes = [session.routes.get(Subscription(topic, group)) for _, topic, group in letters]
+    for (id, _, _), route in zip(letters, routes, strict=True):
+        (record,) = session.run("dead_record", (id,)).fetchone()
+        message = unpack(record)
+        lane = lane_of(message.key) if route.ordered else None
+        delivery = {
+            "subscription": route.id,
+            "now": session.now,
+            "published": micros(message.published),
+            "lane": lane,
+            "record": record if body is None else with_body(record, body),
+        }
+        session.run("replay", delivery)
         session.run("remove_dead_letter", (id,))
-        if route.ordered and key is not None:
-            unblock(session, [(route.id, key)])
+        if lane is not None:
+            unblock(session, [(route.id, lane)])
     return len(letters)
 
 
@@ -115,37 +122,16 @@ def _rows(ids: Sequence[str] | None) -> str | None:
     return None if ids is None else msgspec.json.encode([int(id) for id in ids if id.isdecimal()]).decode()
 
 
-def _message(
-    id: str,
+def _dead_letter(
+    row: int,
+    queue: str,
     topic: str,
-    body: bytes,
-    key: str | None,
-    headers: str | None,
-    correlation_id: str | None,
-    published: int,
+    group: str,
+    record: bytes,
     attempt: int,
-) -> Message:
-    return Message(
-        id,
-        topic,
-        body,
-        key,
-        NO_HEADERS if headers is None else _decode_headers(headers),
-        correlation_id or id,
-        published / 1_000_000,
-        attempt,
-    )
-
-
-def _dead_letter(row: int, queue: str, topic: str, group: str, *rest: Any) -> DeadLetter:
-    *message, reason, died_at, history = rest
-    return DeadLetter(
-        str(row),
-        queue,
-        topic,
-        group,
-        _message(*message),
-        reason,
-        died_at / 1_000_000,
-        () if history is None else _decode_history(history),
-    )
+    reason: str,
+    died_at: int,
+    history: str | None,
+) -> DeadLetter:
+    failures = () if history is None else _decode_history(history)
+    return DeadLetter(str(row), queue, topic, group, unpack(record, attempt), reason, died_at / 1_000_000, failures)

@@ -42,7 +42,7 @@ class Keeper:
 
     def join(self, consumer: str, subscriptions: Sequence[Subscription]) -> None:
         self._consumers[consumer] = subscriptions
-        self._next = 0
+        self.again()
 
     def leave(self, consumer: str) -> None:
         self._consumers.pop(consumer, None)
@@ -57,6 +57,10 @@ class Keeper:
     def postpone(self, session: Session) -> None:
         """After a round that failed: the next in a second, so that a full disk is no busy loop."""
         self._next = micros(session.clock.time()) + _BEAT // 10
+
+    def again(self) -> None:
+        """The transaction of a round is undone: the next one is due at once."""
+        self._next = 0
 
     def tend(self, session: Session) -> None:
         """Within a transaction: whatever is due of all this."""

@@ -36,6 +36,10 @@ class Targets(msgspec.Struct, frozen=True):
     """How many durable groups get them."""
     duration: int | None
 
+    @property
+    def nobody(self) -> bool:
+        return not self.concurrent and not self.ordered and self.duration is None
+
 
 class Routes:
     """A cache of one version. `version` is that of the file when it was read, or STALE."""
@@ -70,12 +74,14 @@ class Routes:
             raise BrokerError(f"no group `{subscription.group}` on `{subscription.topic}`: declare it first")
         return route
 
-    def targets(self, topic: str) -> Targets:
-        found = self._targets.get(topic)
+    def targets(self, topic: str, alias: str | None = None) -> Targets:
+        """`alias`: another name of the topic, whose subscriptions get its messages, too."""
+        name = topic if alias is None else f"{topic} {alias}"  # no topic has a space
+        found = self._targets.get(name)
         if found is None:
             if len(self._targets) >= _REMEMBERED:
                 self._targets.clear()
-            found = self._targets[topic] = self._match(topic)
+            found = self._targets[name] = self._match(topic, alias or topic)
         return found
 
     def retained(self, pattern: str) -> list[str]:
@@ -85,8 +91,10 @@ class Routes:
     def duration(self, topic: str) -> int | None:
         return self._retentions.get(topic)
 
-    def _match(self, topic: str) -> Targets:
-        routes = [route for route in self._routes.values() if matches(route.topic, topic)]
+    def _match(self, topic: str, alias: str) -> Targets:
+        routes = [
+            route for route in self._routes.values() if matches(route.topic, topic) or matches(route.topic, alias)
+        ]
         return Targets(
             tuple(route.id for route in routes if not route.ordered),
             tuple(route.id for route in routes if route.ordered),

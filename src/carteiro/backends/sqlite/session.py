@@ -1,4 +1,4 @@
-"""The writing connection as the statements of one transaction see it: the time, the routes, the fence's next number."""
+"""The writing connection as the statements of one transaction see it: the time, the routes, the fence."""
 
 from __future__ import annotations
 
@@ -32,15 +32,20 @@ def micros(seconds: float) -> int:
 
 
 class Session:
-    """For one thread. `now`, in microseconds, stands still within a transaction."""
+    """For one thread. `now`, in microseconds, stands still within a transaction.
+
+    `careful` is whether this transaction is run a second time, since something in the first did not hold: then each
+    request looks before it acts. The first time it only counts afterwards what it did.
+    """
 
     def __init__(self, location: Location, clock: Clock) -> None:
         self.location = location
         self.clock = clock
         self.routes = Routes()
         self.now = 0
-        self._claims = 0
-        self._claimed = False
+        self.careful = False
+        # Its own: two processes that seed Python's are not to agree on a token.
+        self._random = random.Random(os.urandom(16))
         self._lock_wait = threading.Event()  # never set: a wait of the thread, whatever clock the broker has
         self.connection = self._patiently(lambda: open_writer(location))
         self._path = os.path.abspath(location.path)
@@ -50,17 +55,17 @@ class Session:
         """Execute a statement of `statements.sql`."""
         return self.connection.execute(SQL[name], parameters)
 
-    def begin(self) -> None:
+    def begin(self, *, careful: bool = False) -> None:
         """Take the file's write lock and read what others may have changed. Raises sqlite3.Error, BrokerUnavailable."""
         self._check_in_place()
+        self.careful = careful
         self._patiently(lambda: self.connection.execute("BEGIN IMMEDIATE"))
         self.look()
 
     def look(self) -> None:
         """Bring the time and the routes up to now."""
         self.now = micros(self.clock.time())
-        version, self._claims = self._patiently(lambda: self.run("counters").fetchone())
-        self._claimed = False
+        (version,) = self._patiently(lambda: self.run("routes_version").fetchone())
         if version != self.routes.version:
             self.routes.load(self.connection, version)
 
@@ -83,13 +88,9 @@ class Session:
         self.run("routes_changed")
         self.routes.load(self.connection, self.routes.version + 1)
 
-    def claim_number(self) -> int:
-        """The fence of this transaction's claims: newer than any before."""
-        if not self._claimed:
-            self.run("next_claim")
-            self._claims += 1
-            self._claimed = True
-        return self._claims
+    def new_token(self) -> int:
+        """The fence of a claim: a number that no other claim has, from 63 random bits. A counter cost a statement."""
+        return self._random.getrandbits(63) or 1
 
     def close(self) -> None:
         self.connection.close()

@@ -1,12 +1,12 @@
 -- Times are microseconds since the epoch. `visible_at` is the one time that a delivery has: due, leased until, retried
--- at; `blocked` (the largest integer) where an earlier message of its lane is not done.
+-- at; `blocked` (the largest integer) where an earlier message of its lane is not done. A `record` is a whole message,
+-- packed (see `records.py`); beside it stands only what SQL itself needs.
 
-CREATE TABLE counters (
+CREATE TABLE versions (
     only INTEGER PRIMARY KEY CHECK (only = 1),
-    routes INTEGER NOT NULL,  -- one higher with each change of subscriptions or retentions: what caches check
-    claims INTEGER NOT NULL   -- one higher with each claim: the fence, which never goes back
+    routes INTEGER NOT NULL  -- one higher with each change of subscriptions or retentions: what caches check
 );
-INSERT INTO counters VALUES (1, 1, 0);
+INSERT INTO versions VALUES (1, 1);
 
 CREATE TABLE subscriptions (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -22,24 +22,18 @@ CREATE TABLE retentions (
     duration INTEGER NOT NULL
 ) WITHOUT ROWID;
 
--- What changes comes first and the body last, so that a claim reads and rewrites little.
 CREATE TABLE deliveries (
     id INTEGER PRIMARY KEY,
     subscription INTEGER NOT NULL,
     visible_at INTEGER NOT NULL,
     attempt INTEGER NOT NULL DEFAULT 0,
-    token INTEGER NOT NULL DEFAULT 0,  -- the claim that holds it; 0 where none does
+    token INTEGER NOT NULL DEFAULT 0,  -- of the claim that holds it; 0 where none does
     published INTEGER NOT NULL,
-    message_id TEXT NOT NULL,
-    topic TEXT NOT NULL,
-    key TEXT,
-    headers TEXT,         -- JSON; NULL where there are none
-    correlation_id TEXT,  -- NULL where it is the message's id
-    lane TEXT,            -- the key, in an ordered subscription
+    lane TEXT,            -- of its key, in an ordered subscription
     due INTEGER,          -- when it may be seen once it heads its lane
     log_id INTEGER,       -- its place in the log, where its topic is retained
     history TEXT,         -- JSON list of failures; NULL where there are none
-    body BLOB NOT NULL
+    record BLOB NOT NULL
 );
 CREATE INDEX deliveries_visible ON deliveries (subscription, visible_at);
 CREATE INDEX deliveries_lane ON deliveries (subscription, lane) WHERE lane IS NOT NULL;
@@ -50,11 +44,8 @@ CREATE TABLE log (
     published INTEGER NOT NULL,
     due INTEGER NOT NULL,
     expires_at INTEGER NOT NULL,
-    message_id TEXT NOT NULL,
-    key TEXT,
-    headers TEXT,
-    correlation_id TEXT,
-    body BLOB NOT NULL
+    lane TEXT,
+    record BLOB NOT NULL
 );
 CREATE INDEX log_topic ON log (topic, published);
 CREATE INDEX log_expires ON log (expires_at);
@@ -67,14 +58,8 @@ CREATE TABLE dead_letters (
     died_at INTEGER NOT NULL,
     reason TEXT NOT NULL,
     attempt INTEGER NOT NULL,
-    published INTEGER NOT NULL,
-    message_id TEXT NOT NULL,
-    topic TEXT NOT NULL,
-    key TEXT,
-    headers TEXT,
-    correlation_id TEXT,
     history TEXT,
-    body BLOB NOT NULL
+    record BLOB NOT NULL
 );
 CREATE INDEX dead_letters_queue ON dead_letters (queue);
 CREATE INDEX dead_letters_group ON dead_letters (subscription_topic, group_name);

@@ -1,15 +1,13 @@
 -- Every statement of the backend by its name. Lists travel as one JSON parameter: a statement is then one step, and the
 -- interpreter's lock is let go and taken back once for a batch instead of once for a row, which under a busy event loop
--- costs up to 5 ms each time.
+-- costs up to 5 ms each time. Records travel as one value of all of them, beside a list of *spans*: where each begins,
+-- counted from 1, times 2^31, plus its length.
 
--- name: counters
-SELECT routes, claims FROM counters
-
--- name: next_claim
-UPDATE counters SET claims = claims + 1
+-- name: routes_version
+SELECT routes FROM versions
 
 -- name: routes_changed
-UPDATE counters SET routes = routes + 1
+UPDATE versions SET routes = routes + 1
 
 -- name: subscriptions
 SELECT id, topic, group_name, ordered, expires_at FROM subscriptions ORDER BY id
@@ -36,10 +34,14 @@ ON CONFLICT (topic) DO UPDATE SET duration = excluded.duration
 -- name: extend_log
 UPDATE log SET expires_at = published + :duration WHERE topic = :topic
 
+-- name: records
+SELECT id, record FROM deliveries WHERE subscription = ?
+
 -- name: begin_order
-UPDATE deliveries SET lane = key, due = visible_at,
+UPDATE deliveries SET lane = kept.value ->> 1, due = visible_at,
     visible_at = CASE WHEN token <> 0 AND visible_at > :now THEN visible_at ELSE 9223372036854775807 END
-WHERE subscription = :subscription AND key IS NOT NULL
+FROM json_each(:lanes) AS kept
+WHERE deliveries.id = kept.value ->> 0
 
 -- name: end_order
 UPDATE deliveries SET visible_at = CASE visible_at WHEN 9223372036854775807 THEN due ELSE visible_at END,
@@ -56,7 +58,7 @@ UPDATE deliveries SET visible_at = due
 WHERE visible_at = 9223372036854775807 AND id IN (
     SELECT (
         SELECT min(head.id) FROM deliveries AS head
-        WHERE head.subscription = json_extract(lanes.value, '$[0]') AND head.lane = json_extract(lanes.value, '$[1]')
+        WHERE head.subscription = lanes.value ->> 0 AND head.lane = lanes.value ->> 1
     )
     FROM json_each(?) AS lanes
 )
@@ -68,6 +70,23 @@ SELECT seq FROM sqlite_sequence WHERE name = 'log'
 INSERT INTO marks (topic, message_id, expires_at) VALUES (:topic, :id, :expires_at)
 ON CONFLICT (topic, message_id) DO UPDATE SET expires_at = excluded.expires_at WHERE marks.expires_at <= :now
 
+-- name: deliver
+INSERT INTO deliveries (subscription, visible_at, published, record)
+SELECT :subscription, :due, :now, substr(:records, value >> 31, value & 2147483647) FROM json_each(:spans)
+
+-- name: deliver_each
+INSERT INTO deliveries (subscription, visible_at, published, lane, due, log_id, record)
+SELECT value ->> 1, iif(value ->> 3 IS NULL, value ->> 2, 9223372036854775807), :now, value ->> 3,
+    iif(value ->> 3 IS NULL, NULL, value ->> 2), value ->> 4,
+    substr(:records, (value ->> 0) >> 31, (value ->> 0) & 2147483647)
+FROM json_each(:rows)
+
+-- name: log
+INSERT INTO log (id, topic, published, due, expires_at, lane, record)
+SELECT value ->> 1, value ->> 2, :now, value ->> 3, value ->> 4, value ->> 5,
+    substr(:records, (value ->> 0) >> 31, (value ->> 0) & 2147483647)
+FROM json_each(:rows)
+
 -- name: look
 SELECT min(due), json_group_array(subscription) FILTER (WHERE due <= :now)
 FROM (
@@ -77,12 +96,14 @@ FROM (
 )
 
 -- name: claim_read
-SELECT json_group_array(json_array(
-        id, attempt + 1, published, message_id, topic, key, json(headers), correlation_id, json(history), size)),
-    CAST(group_concat(small, '') AS BLOB)
+SELECT json_group_array(id),
+    json_group_array(id) FILTER (WHERE size > :inline),
+    json_group_array(json_array(id, attempt + 1, json(history))) FILTER (WHERE attempt > 0),
+    CAST(group_concat(small, '') AS BLOB),
+    (SELECT min(visible_at) FROM deliveries WHERE subscription = :subscription)
 FROM (
-    SELECT id, attempt, published, message_id, topic, key, headers, correlation_id, history, length(body) AS size,
-        CASE WHEN length(body) <= :inline THEN body ELSE x'' END AS small
+    SELECT id, attempt, history, length(record) AS size,
+        CASE WHEN length(record) <= :inline THEN record ELSE x'' END AS small
     FROM deliveries
     WHERE subscription = :subscription AND visible_at <= :now
     ORDER BY visible_at, id LIMIT :room
@@ -90,14 +111,10 @@ FROM (
 
 -- name: claim_take
 UPDATE deliveries SET visible_at = :until, attempt = attempt + 1, token = :token
-WHERE id IN (
-    SELECT id FROM deliveries
-    WHERE subscription = :subscription AND visible_at <= :now
-    ORDER BY visible_at, id LIMIT :room
-)
+WHERE id IN (SELECT value FROM json_each(:ids))
 
--- name: body
-SELECT body FROM deliveries WHERE id = ?
+-- name: record
+SELECT record FROM deliveries WHERE id = ?
 
 -- name: held
 SELECT json_group_array(id) FROM deliveries WHERE token = ? AND id IN (SELECT value FROM json_each(?))
@@ -105,35 +122,38 @@ SELECT json_group_array(id) FROM deliveries WHERE token = ? AND id IN (SELECT va
 -- name: ack
 DELETE FROM deliveries WHERE token = ? AND id IN (SELECT value FROM json_each(?))
 
+-- name: ack_run
+DELETE FROM deliveries WHERE token = ? AND id BETWEEN ? AND ?
+
 -- name: renew
 UPDATE deliveries SET visible_at = ? WHERE token = ? AND id IN (SELECT value FROM json_each(?))
 
 -- name: retry
-UPDATE deliveries SET visible_at = ?, history = ?, token = 0 WHERE id = ? AND token = ?
+UPDATE deliveries SET visible_at = ended.value ->> 2, history = nullif(ended.value -> 3, 'null'), token = 0
+FROM json_each(?) AS ended
+WHERE deliveries.id = ended.value ->> 0 AND token = ended.value ->> 1
 
 -- name: release
-UPDATE deliveries SET visible_at = ?, attempt = attempt - 1, token = 0 WHERE id = ? AND token = ?
+UPDATE deliveries SET visible_at = ended.value ->> 2, attempt = attempt - 1, token = 0
+FROM json_each(?) AS ended
+WHERE deliveries.id = ended.value ->> 0 AND token = ended.value ->> 1
 
 -- name: bury
-INSERT INTO dead_letters (queue, subscription_topic, group_name, died_at, reason, history,
-    attempt, published, message_id, topic, key, headers, correlation_id, body)
-SELECT ?, ?, ?, ?, ?, ?, attempt, published, message_id, topic, key, headers, correlation_id, body
-FROM deliveries WHERE id = ? AND token = ?
+INSERT INTO dead_letters (queue, subscription_topic, group_name, died_at, reason, history, attempt, record)
+SELECT dead.value ->> 2, dead.value ->> 3, dead.value ->> 4, :now, dead.value ->> 5, nullif(dead.value -> 6, 'null'),
+    attempt, record
+FROM json_each(:dead) AS dead CROSS JOIN deliveries ON deliveries.id = dead.value ->> 0 AND token = dead.value ->> 1
+ORDER BY dead.key
 
 -- name: replay
-INSERT INTO deliveries
-    (subscription, visible_at, published, message_id, topic, key, headers, correlation_id, lane, due, body)
-SELECT :subscription, iif(:ordered AND key IS NOT NULL, 9223372036854775807, :now), published, message_id, topic, key,
-    headers, correlation_id, iif(:ordered, key, NULL), iif(:ordered AND key IS NOT NULL, :now, NULL),
-    coalesce(:body, body)
-FROM dead_letters WHERE id = :id
+INSERT INTO deliveries (subscription, visible_at, published, lane, due, record)
+VALUES (:subscription, iif(:lane IS NULL, :now, 9223372036854775807), :published, :lane, iif(:lane IS NULL, NULL, :now),
+    :record)
 
 -- name: deliver_again
-INSERT INTO deliveries
-    (subscription, visible_at, published, message_id, topic, key, headers, correlation_id, lane, due, log_id, body)
-SELECT :subscription, iif(:ordered AND key IS NOT NULL, 9223372036854775807, max(due, :now)), published, message_id,
-    topic, key, headers, correlation_id, iif(:ordered, key, NULL),
-    iif(:ordered AND key IS NOT NULL, max(due, :now), NULL), id, body
+INSERT INTO deliveries (subscription, visible_at, published, lane, due, log_id, record)
+SELECT :subscription, iif(:ordered AND lane IS NOT NULL, 9223372036854775807, max(due, :now)), published,
+    iif(:ordered, lane, NULL), iif(:ordered AND lane IS NOT NULL, max(due, :now), NULL), id, record
 FROM log
 WHERE topic IN (SELECT value FROM json_each(:topics)) AND published >= :since AND expires_at >= :now
     AND id NOT IN (SELECT log_id FROM deliveries WHERE subscription = :subscription AND log_id IS NOT NULL)
@@ -170,23 +190,25 @@ WHERE s.expires_at IS NULL OR s.expires_at > :now
 ORDER BY s.topic, s.group_name
 
 -- name: peek
-SELECT message_id, topic, body, key, headers, correlation_id, published, attempt + 1
+SELECT record, attempt + 1
 FROM deliveries
 WHERE subscription = ? AND (token = 0 OR visible_at <= ?)
 ORDER BY visible_at, id LIMIT ?
 
 -- name: dead_letters
-SELECT id, queue, subscription_topic, group_name, message_id, topic, body, key, headers, correlation_id, published,
-    attempt, reason, died_at, history
+SELECT id, queue, subscription_topic, group_name, record, attempt, reason, died_at, history
 FROM dead_letters
 WHERE (:queue IS NULL OR queue = :queue)
     AND (:ids IS NULL OR id IN (SELECT value FROM json_each(:ids)))
 ORDER BY id LIMIT :limit
 
 -- name: dead_subscriptions
-SELECT id, subscription_topic, group_name, key FROM dead_letters
+SELECT id, subscription_topic, group_name FROM dead_letters
 WHERE queue = :queue AND (:ids IS NULL OR id IN (SELECT value FROM json_each(:ids)))
 ORDER BY id
+
+-- name: dead_record
+SELECT record FROM dead_letters WHERE id = ?
 
 -- name: remove_dead_letter
 DELETE FROM dead_letters WHERE id = ?

@@ -75,6 +75,16 @@ class DedupeConformance:
 
         assert bodies(await rig.until(consumer, stock, "stock")) == [b"reserved"]
 
+    @needs(Capability.DEDUPE)
+    async def test_what_no_group_got_can_be_published_again(self, rig: Rig) -> None:
+        order = rig.message("orders", b"order", dedupe=HOUR)
+        assert await rig.broker.publish([order]) == [order], "there is no group yet"
+
+        orders = await rig.declare("orders")
+        assert not await rig.broker.publish([order])
+
+        assert bodies(await rig.until(rig.broker.consume([orders]), orders, "orders")) == [b"order"]
+
     async def test_without_a_window_nothing_is_dropped(self, rig: Rig) -> None:
         orders = await rig.declare("orders")
         first = rig.message("orders", b"first")

@@ -172,6 +172,25 @@ class DeadLettersConformance:
             DEAD_ATTEMPTS: "1",
         }
 
+    @needs(Capability.DEAD_LETTERS, Capability.GROUPS, Capability.PATTERNS)
+    async def test_a_listener_on_either_name_of_a_queue_hears_of_each_death_once(self, rig: Rig) -> None:
+        short, long = dlq_name(rig.topic("orders")), dlq_name(rig.topic("orders"), "stock")
+        listeners = [Subscription(short, "short"), Subscription(long, "long"), Subscription(f"{short}.#", "both")]
+        await rig.broker.declare(listeners)
+        stock = await rig.declare("orders", "stock")
+        consumer = rig.broker.consume([stock, *listeners])
+
+        async def deaths() -> list[list[str]]:
+            await rig.publish("orders", b"order")
+            await rig.settle(consumer, await rig.one(consumer, stock), action=Action.DEAD, error="no")
+            heard = [await rig.wait(consumer.fetch({listener: 10})) for listener in listeners]
+            await rig.settle(consumer, *(delivery for some in heard for delivery in some))
+            return [[delivery.message.topic for delivery in some] for some in heard]
+
+        assert await deaths() == [[short]] * 3, "one group: the queue has the short name"
+        await rig.declare("orders", "payment")
+        assert await deaths() == [[long]] * 3, "several groups: the queue has the long name"
+
     @needs(Capability.DEAD_LETTERS, Capability.INSPECT)
     async def test_a_dead_letter_tells_its_life(self, rig: Rig) -> None:
         orders = await rig.declare("orders")
