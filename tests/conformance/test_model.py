@@ -240,9 +240,9 @@ class Lives(RuleBasedStateMachine):
 
     # -- the books ----------------------------------------------------------------------------------------------------
 
-    def note_arrival(self, topic: str, key: str | None, body: bytes, alias: str | None = None) -> None:
+    def note_arrival(self, topic: str, key: str | None, body: bytes, besides: str | None = None) -> None:
         for subscription in SUBSCRIPTIONS:
-            if any(matches(subscription.topic, name) for name in (topic, alias or topic)):
+            if matches(subscription.topic, topic) and not (besides and matches(subscription.topic, besides)):
                 self.given[subscription] += 1
                 if subscription is LEDGER:
                     self.undone.setdefault(key, []).append((topic, body))
@@ -259,7 +259,8 @@ class Lives(RuleBasedStateMachine):
             names = dlq_name(message.topic), dlq_name(message.topic, claim.subscription.group)
             short = sum(matches(one.topic, message.topic) for one in SUBSCRIPTIONS) == 1
             name, alias = names if short else reversed(names)
-            self.note_arrival(name, message.key, message.body, alias)
+            self.note_arrival(name, message.key, message.body)
+            self.note_arrival(alias, message.key, message.body, besides=name)
 
     def lives(self, claim: Claim) -> bool:
         """Whether its lease has not ended."""

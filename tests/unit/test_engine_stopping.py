@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
-from carteiro import Carteiro
+from carteiro import Batch, Carteiro
 from carteiro.engine.worker import LAST_WORDS
+from carteiro.ports.broker import Inspector
 from carteiro.testing import TestApp
 from carteiro.testing.clock import VirtualClock
 
@@ -126,19 +127,38 @@ async def test_a_hurry_skips_the_grace_and_then_the_last_words(scene: Scene):
     await run
 
 
-@pytest.mark.parametrize("first", ["stop", "cancel"])
-@pytest.mark.parametrize("second", ["stop", "cancel"])
+@pytest.mark.parametrize(
+    ("first", "second"), [("stop", "stop"), ("stop", "cancel"), ("cancel", "stop"), ("cancel", "cancel")]
+)
 async def test_whoever_asks_twice_gets_no_grace(scene: Scene, first: str, second: str):
     run = await running(scene)
+    ask: dict[str, Callable[[], object]] = {"stop": scene.app.stop, "cancel": run.cancel}
 
-    for ask in (first, second):
-        if ask == "stop":
-            scene.app.stop()
-        else:
-            run.cancel()
-        if ask is first:
-            await scene.waits(GRACE)
+    ask[first]()
+    await scene.waits(GRACE)
+    ask[second]()
     with contextlib.suppress(asyncio.CancelledError):
         await run
 
     assert scene.interrupted == 1
+
+
+async def test_a_stop_in_haste_hands_back_what_a_batch_has_gathered():
+    clock = TellingClock()
+    app = Carteiro("shop", "memory://", clock=clock)
+
+    @app.subscriber("clicks", batch=Batch(size=2, wait=8))
+    async def count(clicks: list[int]) -> None:
+        raise AssertionError("half a batch, and it is time to go")
+
+    async with app:
+        run = asyncio.create_task(app.run())
+        await app.ready()
+        await app.publish("clicks", 1)
+        await clock.waits[8].wait()
+        app.stop()
+        app.stop()
+        await run
+        broker = app.connection.broker
+        assert isinstance(broker, Inspector)
+        assert [message.attempt for message in await broker.peek("clicks", "shop")] == [1]

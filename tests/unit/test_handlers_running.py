@@ -1,7 +1,5 @@
 """Where a handler runs: on the loop, in one hop to a thread, in a process. And batches."""
 
-
-
 import asyncio
 import functools
 import multiprocessing

@@ -26,8 +26,6 @@ class Publisher:
     """
 
     def __init__(self, broker: Broker, middleware: Sequence[PublishMiddleware], clock: Clock, timeout: float) -> None:
-        self.unrouted: dict[str, int] = {}
-        """How many messages no group got, by topic."""
         self._broker = broker
         self._middleware = tuple(middleware)
         self._clock = clock
@@ -113,9 +111,7 @@ class Publisher:
             raise Unroutable(
                 f"no group gets `{message.topic}`: start a worker that subscribes to it, or drop mandatory=True"
             )
-        count = self.unrouted[message.topic] = self.unrouted.get(message.topic, 0) + 1
-        if count == 1:
-            log.warning("no group gets `%s`: what is published to it is gone (said once a topic)", message.topic)
+        self._broker.unrouted.note(message)
 
 
 def _layer(

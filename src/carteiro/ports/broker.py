@@ -9,6 +9,7 @@ A lease that ends without a settle makes the message visible again by itself: th
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Protocol, runtime_checkable
@@ -19,6 +20,24 @@ from carteiro.message import DeadLetter, Delivery, Message, Outcome, Outgoing, R
 from carteiro.ports.clock import Clock
 from carteiro.ports.features import Features
 from carteiro.ports.store import Store
+
+log = logging.getLogger("carteiro.publisher")
+
+
+class Unrouted:
+    """What was published or emitted and no group gets, counted by topic, with one warning a topic."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+
+    def note(self, message: Outgoing) -> None:
+        """A reply that nobody waits for any more is none of these."""
+        topic = message.topic
+        if topic.startswith("$"):
+            return
+        self.counts[topic] = self.counts.get(topic, 0) + 1
+        if self.counts[topic] == 1:
+            log.warning("no group gets `%s`: what is published to it is gone (said once a topic)", topic)
 
 
 class Consumer(Protocol):
@@ -54,6 +73,11 @@ class Broker(Protocol):
     @property
     def store(self) -> Store | None:
         """The store that shares this broker's commit, if there is one."""
+        ...
+
+    @property
+    def unrouted(self) -> Unrouted:
+        """The backend notes here what outcomes emit and no group gets; of what is published the caller is told."""
         ...
 
     async def connect(self) -> None:

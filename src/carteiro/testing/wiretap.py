@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from carteiro.message import Action, Delivery, Outcome, Outgoing, Retention, Subscription
-from carteiro.ports.broker import Backend, Broker, Check, Consumer
+from carteiro.ports.broker import Backend, Broker, Check, Consumer, Unrouted
 from carteiro.ports.features import Features
 from carteiro.ports.store import Store
 
@@ -62,6 +62,10 @@ class _Broker:
     @property
     def store(self) -> Store | None:
         return self._inner.store
+
+    @property
+    def unrouted(self) -> Unrouted:
+        return self._inner.unrouted
 
     async def connect(self) -> None:
         await self._inner.connect()

@@ -111,7 +111,7 @@ async def test_a_message_for_nobody_is_warned_of_once_a_topic(stage: Stage, capl
         for number in range(3):
             await app.publish("nobody", number)
         await app.publish_many("nobody.else", range(3))
-        assert app.connection.publisher.unrouted == {"nobody": 3, "nobody.else": 3}
+        assert app.connection.broker.unrouted.counts == {"nobody": 3, "nobody.else": 3}
 
     warnings = [record.getMessage() for record in caplog.records if "no group gets" in record.getMessage()]
     assert len(warnings) == 2

@@ -31,6 +31,7 @@ class MemoryBroker:
         self._state = state
         self._consumers: WeakSet[MemoryConsumer] = WeakSet()
         self.store = store
+        self.unrouted = state.unrouted
 
     async def connect(self) -> None: ...
 

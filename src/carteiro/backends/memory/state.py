@@ -31,6 +31,7 @@ from carteiro.message import (
     Subscription,
     new_id,
 )
+from carteiro.ports.broker import Unrouted
 from carteiro.ports.clock import Clock
 from carteiro.topics import dlq_name, matches
 
@@ -62,6 +63,7 @@ class State:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.entries = Entries(clock)
+        self.unrouted = Unrouted()
         self.queues: dict[Subscription, Queue] = {}
         self.dead: dict[str, tuple[DeadLetter, Row]] = {}
         self.listeners: defaultdict[Subscription, set[Callable[[], None]]] = defaultdict(set)
@@ -195,7 +197,8 @@ class State:
                 self._bury(queue.subscription, row, outcome)
         if queue.subscription.ordered or outcome.action in (Action.RETRY, Action.RELEASE):
             self._wake(queue)
-        self.publish(outcome.emits)
+        for message in self.publish(outcome.emits):
+            self.unrouted.note(message)
         return True
 
     def renew(self, delivery: Delivery) -> bool:
@@ -241,8 +244,11 @@ class State:
             DEAD_ATTEMPTS: str(row.attempt),
         }
         notice = Outgoing(new_id(), name, sent.body, sent.key, headers, sent.correlation_id)
-        # Who listens to one name still hears when a second group changes which of them the queue has.
-        self._fan_out(notice, list(dict.fromkeys([*self._queues_for(name), *self._queues_for(alias)])))
+        # Who listens to the other name still hears, under that name, when a second group changes which the queue has.
+        told = self._queues_for(name)
+        self._fan_out(notice, told)
+        others = [queue for queue in self._queues_for(alias) if queue not in told]
+        self._fan_out(msgspec.structs.replace(notice, id=new_id(), topic=alias), others)
 
     def dead_letters(self, queue: str | None, ids: Sequence[str] | None = None) -> list[DeadLetter]:
         wanted = None if ids is None else set(ids)

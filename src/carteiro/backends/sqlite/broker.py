@@ -14,6 +14,7 @@ from carteiro.backends.sqlite.publishing import publish
 from carteiro.backends.sqlite.store import SqliteStore
 from carteiro.errors import BrokerError
 from carteiro.message import Outgoing, Retention, Subscription
+from carteiro.ports.broker import Unrouted
 from carteiro.ports.features import NATIVE, Capability, Features, Support
 
 _HOW: Final = {
@@ -32,6 +33,7 @@ class SqliteBroker(SqliteInspector):
     def __init__(self, database: Database, store: SqliteStore) -> None:
         super().__init__(database)
         self.store = store
+        self.unrouted = Unrouted()
         self._connected = False
         self._consumers: list[SqliteConsumer] = []
 
@@ -60,6 +62,6 @@ class SqliteBroker(SqliteInspector):
         return await self._database.write(lambda session: publish(session, messages))
 
     def consume(self, subscriptions: Sequence[Subscription]) -> SqliteConsumer:
-        consumer = SqliteConsumer(self._database, subscriptions)
+        consumer = SqliteConsumer(self._database, subscriptions, self.unrouted)
         self._consumers = [one for one in self._consumers if not one.closed] + [consumer]
         return consumer

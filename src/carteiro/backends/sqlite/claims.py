@@ -133,8 +133,11 @@ def renew(session: Session, deliveries: Sequence[Delivery]) -> list[Delivery]:
     return lost
 
 
-def settle(session: Session, outcomes: Sequence[Outcome]) -> list[Delivery]:
-    """Apply each outcome whole; returns the deliveries of those that do not hold. Raises Contested."""
+def settle(session: Session, outcomes: Sequence[Outcome]) -> tuple[list[Delivery], list[Outgoing]]:
+    """Apply each outcome whole; returns the deliveries of those that do not hold, and emits that no group gets.
+
+    Raises Contested.
+    """
     lost: list[Delivery] = []
     if session.careful:
         outcomes, lost = _sort_out(session, outcomes)
@@ -150,8 +153,8 @@ def settle(session: Session, outcomes: Sequence[Outcome]) -> list[Delivery]:
     _move(session, "release", [_place(session, one) for one in _with(_RELEASE, applied)])
     unblock(session, _lanes(session, applied))
     emits = [(emit, session.routes.targets(emit.topic)) for outcome in applied for emit in outcome.emits]
-    fan_out(session, notices + emits)
-    return lost
+    fan_out(session, notices)
+    return lost, fan_out(session, emits) if emits else []
 
 
 def _with(action: Action, outcomes: Sequence[Outcome]) -> list[Outcome]:
@@ -238,8 +241,11 @@ def _bury(session: Session, outcomes: Sequence[Outcome]) -> list[tuple[Outgoing,
             DEAD_ATTEMPTS: str(message.attempt),
         }
         notice = Outgoing(new_id(), queue, message.body, message.key, headers, message.correlation_id)
-        # Under either name, so that who listens to one still hears when a second group changes the queue's name.
-        notices.append((notice, session.routes.targets(queue, alias)))
+        notices.append((notice, session.routes.targets(queue)))
+        # Who listens to the other name still hears, under that name, when a second group changes which the queue has.
+        others = session.routes.targets(alias, besides=queue)
+        if not others.nobody:
+            notices.append((msgspec.structs.replace(notice, id=new_id(), topic=alias), others))
     if dead:
         session.run("bury", {"dead": _json(dead), "now": session.now})
     return notices

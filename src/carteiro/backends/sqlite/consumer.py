@@ -11,13 +11,15 @@ from carteiro.backends.sqlite.declaring import remove
 from carteiro.backends.sqlite.session import Session
 from carteiro.errors import NotConnected
 from carteiro.message import Action, Delivery, Outcome, Subscription, new_id
+from carteiro.ports.broker import Unrouted
 
 
 class SqliteConsumer:
     """The Consumer port. What was claimed for a fetch that was cancelled waits in `_leftover` for the next one."""
 
-    def __init__(self, database: Database, subscriptions: Sequence[Subscription]) -> None:
+    def __init__(self, database: Database, subscriptions: Sequence[Subscription], unrouted: Unrouted) -> None:
         self._database = database
+        self._unrouted = unrouted
         self._subscriptions = subscriptions
         self._id = new_id()
         self._leftover: list[tuple[float, Delivery]] = []
@@ -46,7 +48,10 @@ class SqliteConsumer:
             self._fetches.discard(fetch)
 
     async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[Delivery]:
-        return await self._database.write(lambda session: claims.settle(session, outcomes))
+        lost, unrouted = await self._database.write(lambda session: claims.settle(session, outcomes))
+        for message in unrouted:
+            self._unrouted.note(message)
+        return lost
 
     async def renew(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         return await self._database.write(lambda session: claims.renew(session, deliveries))

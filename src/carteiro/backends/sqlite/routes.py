@@ -74,14 +74,14 @@ class Routes:
             raise BrokerError(f"no group `{subscription.group}` on `{subscription.topic}`: declare it first")
         return route
 
-    def targets(self, topic: str, alias: str | None = None) -> Targets:
-        """`alias`: another name of the topic, whose subscriptions get its messages, too."""
-        name = topic if alias is None else f"{topic} {alias}"  # no topic has a space
+    def targets(self, topic: str, *, besides: str | None = None) -> Targets:
+        """Who gets `topic`; with `besides`, only those who would not get that topic."""
+        name = topic if besides is None else f"{topic} {besides}"  # no topic has a space
         found = self._targets.get(name)
         if found is None:
             if len(self._targets) >= _REMEMBERED:
                 self._targets.clear()
-            found = self._targets[name] = self._match(topic, alias or topic)
+            found = self._targets[name] = self._match(topic, besides)
         return found
 
     def retained(self, pattern: str) -> list[str]:
@@ -91,9 +91,11 @@ class Routes:
     def duration(self, topic: str) -> int | None:
         return self._retentions.get(topic)
 
-    def _match(self, topic: str, alias: str) -> Targets:
+    def _match(self, topic: str, besides: str | None) -> Targets:
         routes = [
-            route for route in self._routes.values() if matches(route.topic, topic) or matches(route.topic, alias)
+            route
+            for route in self._routes.values()
+            if matches(route.topic, topic) and not (besides is not None and matches(route.topic, besides))
         ]
         return Targets(
             tuple(route.id for route in routes if not route.ordered),
