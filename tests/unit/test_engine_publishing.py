@@ -34,6 +34,7 @@ def shop() -> Carteiro:
         ({"headers": {1: "br"}}, "header 1 of a message to `orders`"),
         ({"type": 1}, "header 'type' of a message to `orders` is of type int"),
         ({"key": 5}, "key=5 of a message to `orders` is of type int: it must be text"),
+        ({"key": "\ud800"}, "holds half of a character"),
         ({"key": b"k"}, "key=b'k' of a message to `orders` is of type bytes"),
         ({"id": 7}, "id=7 of a message to `orders` is of type int"),
         ({"correlation_id": 7}, "correlation_id=7 of a message to `orders` is of type int"),

@@ -132,7 +132,7 @@ async def test_a_hurry_skips_the_grace_and_then_the_last_words(scene: Scene):
 )
 async def test_whoever_asks_twice_gets_no_grace(scene: Scene, first: str, second: str):
     run = await running(scene)
-    ask: dict[str, Callable[[], object]] = {"stop": scene.app.stop, "cancel": run.cancel}
+    ask: dict[str, Callable[[], Any]] = {"stop": scene.app.stop, "cancel": run.cancel}
 
     ask[first]()
     await scene.waits(GRACE)

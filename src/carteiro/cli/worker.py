@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
 from carteiro.app import Carteiro
@@ -33,12 +33,19 @@ LOOK = 1.0
 """Seconds between two looks at the limits of a worker that is to be recycled."""
 
 
+SWITCH_INTERVAL: Final = 0.0001
+"""Seconds after which a thread that wants the interpreter gets it. A backend's thread asks for it after each call into
+its library, and with Python's own 5 ms the event loop and that thread take turns instead of working side by side:
+docs/decisions/0004 has the figures."""
+
+
 def work(options: RunOptions, report: Callable[[Report], None], parent: socket.socket | None = None) -> int:
     """Run the app until it is stopped; returns the exit code, raises what keeps it from running.
 
     `parent`, if there is one, is a socket on which it says HURRY, or that is at its end when it is gone: then the
     worker stops, too.
     """
+    sys.setswitchinterval(SWITCH_INTERVAL)
     app = load(options.app)
     configure(options.log_level, "json" if options.log_json else None)
     if sys.stdout.isatty() and not options.quiet and not options.json:

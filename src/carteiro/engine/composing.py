@@ -31,10 +31,10 @@ def compose(
 def described(topic: str, headers: Mapping[str, str], content_type: str | None) -> Mapping[str, str]:
     """Headers with the content type, unless they have one; a copy, so that what the caller keeps is its own."""
     for name, text in headers.items():
-        if type(name) is not str or type(text) is not str:
+        flaw = _flaw(name) or _flaw(text)
+        if flaw is not None:
             raise Unencodable(
-                f"header {name!r} of a message to `{topic}` is of type {type(text).__name__}: headers are text, "
-                "so write it as you want it read"
+                f"header {name!r} of a message to `{topic}` {flaw}: headers are text, so write it as you want it read"
             )
     if content_type is None:
         return dict(headers) if headers else NO_HEADERS
@@ -44,7 +44,19 @@ def described(topic: str, headers: Mapping[str, str], content_type: str | None) 
 def check_text(topic: str, **texts: str | None) -> None:
     """Raise Unencodable where one of `texts` is neither text nor None."""
     for name, text in texts.items():
-        if text is not None and type(text) is not str:
-            raise Unencodable(
-                f"{name}={text!r} of a message to `{topic}` is of type {type(text).__name__}: it must be text"
-            )
+        flaw = None if text is None else _flaw(text)
+        if flaw is not None:
+            raise Unencodable(f"{name}={text!r} of a message to `{topic}` {flaw}: it must be text")
+
+
+def _flaw(value: object) -> str | None:
+    """What keeps `value` from being text that every broker can carry."""
+    if type(value) is not str:
+        return f"is of type {type(value).__name__}"
+    if value.isascii():
+        return None
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return "holds half of a character (a lone surrogate), which UTF-8 cannot"
+    return None

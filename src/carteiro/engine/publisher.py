@@ -44,13 +44,13 @@ class Publisher:
         """Returns when all are safe: whole batches at once, so that a crash can leave a part published."""
         for start in range(0, len(messages), LARGEST):
             part = messages[start : start + LARGEST]
-            if self._middleware:
-                await asyncio.gather(*(self.publish(message, mandatory=mandatory) for message in part))
-            else:
+            if self._middleware:  # one after another, since the order is part of the promise
+                part = [sent for message in part for sent in await self.intercept(message)]
+            if part:
                 await self._deliver(part, mandatory)
 
     async def intercept(self, message: Outgoing) -> list[Outgoing]:
-        """What middleware makes of a message that goes out with an ack."""
+        """What middleware makes of a message that goes out with others: its `call_next` returns before that is safe."""
         sent: list[Outgoing] = []
 
         async def collect(outgoing: Outgoing) -> None:

@@ -233,7 +233,7 @@ class State:
             message=row.as_message(row.attempt),
             reason=reason,
             at=self.clock.time(),
-            history=row.history if failure is None else (*row.history, failure),
+            history=row.history if failure is None or failure in row.history[-1:] else (*row.history, failure),
         )
         self.dead[letter.id] = (letter, row)
         headers = {

@@ -253,8 +253,8 @@ def _bury(session: Session, outcomes: Sequence[Outcome]) -> list[tuple[Outgoing,
 
 def _history(outcome: Outcome) -> tuple[Failure, ...] | None:
     history = outcome.delivery.history
-    if outcome.failure is not None:
-        failure = outcome.failure
+    failure = outcome.failure
+    if failure is not None and failure not in history[-1:]:
         history = (
             *history,
             Failure(failure.attempt, failure.at, _storable(failure.error), _storable(failure.traceback)),
