@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import os
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
-from carteiro.backends.sqlite import SqliteBackend, open_backend
-from carteiro.backends.sqlite.connection import parse
+from carteiro.backends.sqlite import SqliteBackend, doctor, open_backend
+from carteiro.backends.sqlite.connection import Location, open_writer, parse
 from carteiro.backends.sqlite.database import Database
 from carteiro.backends.sqlite.session import Session
 from carteiro.backends.sqlite.statements import migrations
@@ -290,6 +291,25 @@ class TestDoctor:
         checks = {check.name: check for check in await backend_at(path).doctor()}
         assert {name for name, check in checks.items() if check.status == "error"} == set()
         assert {"reachable", "version", "schema", "journal", "durability", "integrity", "size", "disk"} == set(checks)
+
+    async def test_it_waits_for_a_lock_that_ends(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        holder = sqlite3.connect(path, isolation_level=None)
+        holder.execute("BEGIN EXCLUSIVE")
+        tried = threading.Event()
+
+        def try_and_tell(location: Location) -> sqlite3.Connection:
+            try:
+                return open_writer(location)
+            finally:
+                tried.set()
+
+        monkeypatch.setattr(doctor, "open_writer", try_and_tell)
+        looking = asyncio.ensure_future(backend_at(path).doctor())
+        await asyncio.to_thread(tried.wait)
+        holder.execute("ROLLBACK")
+        holder.close()
+
+        assert [check.name for check in await looking if check.status == "error"] == []
 
     async def test_it_warns_of_less_than_full_sync(self, path: Path) -> None:
         checks = {check.name: check for check in await backend_at(path, "?synchronous=normal").doctor()}

@@ -11,6 +11,7 @@ from typing import Final
 
 from carteiro.backends.sqlite.connection import Location, open_reader, open_writer, schema_version
 from carteiro.backends.sqlite.mishaps import explain
+from carteiro.backends.sqlite.patience import patiently
 from carteiro.backends.sqlite.statements import migrations
 from carteiro.errors import BrokerError
 from carteiro.ports.broker import Check
@@ -21,7 +22,7 @@ _LITTLE_SPACE: Final = 512 * 1024 * 1024  # bytes
 def examine(location: Location) -> Sequence[Check]:
     """Blocking: it reads the whole file."""
     try:
-        open_writer(location).close()
+        patiently(lambda: open_writer(location), location.busy_timeout).close()
         with contextlib.closing(open_reader(location)) as connection:
             return [
                 Check("reachable", "ok", f"`{location.path}` can be read and written"),

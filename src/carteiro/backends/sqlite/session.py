@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import random
 import sqlite3
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from carteiro.backends.sqlite.connection import Location, open_writer
-from carteiro.backends.sqlite.mishaps import is_busy
+from carteiro.backends.sqlite.patience import patiently
 from carteiro.backends.sqlite.routes import STALE, Routes
 from carteiro.backends.sqlite.statements import SQL
 from carteiro.errors import BrokerUnavailable
@@ -20,11 +19,6 @@ T = TypeVar("T")
 
 BLOCKED: Final = 2**63 - 1
 """`visible_at` of what waits behind another of its lane."""
-
-# Seconds between two tries for the lock. A batch holds it for 1 to 5 ms, so SQLite's own waits (1, 2, 5, 10, … 100 ms)
-# sleep through most of what is free; random, so that those who wait do not meet again.
-_SHORTEST_PAUSE: Final = 0.0002
-_LONGEST_PAUSE: Final = 0.002
 
 
 def micros(seconds: float) -> int:
@@ -46,7 +40,6 @@ class Session:
         self.careful = False
         # Its own: two processes that seed Python's are not to agree on a token.
         self._random = random.Random(os.urandom(16))
-        self._lock_wait = threading.Event()  # never set: a wait of the thread, whatever clock the broker has
         self.connection = self._patiently(lambda: open_writer(location))
         self._path = os.path.abspath(location.path)
         self._file = os.stat(self._path)
@@ -108,14 +101,4 @@ class Session:
         )
 
     def _patiently(self, step: Callable[[], T]) -> T:
-        """`step`, again and again while another process holds the lock, up to the location's busy timeout."""
-        waited = 0.0
-        while True:
-            try:
-                return step()
-            except sqlite3.OperationalError as error:
-                if not is_busy(error) or waited >= self.location.busy_timeout:
-                    raise
-            pause = random.uniform(_SHORTEST_PAUSE, _LONGEST_PAUSE)
-            self._lock_wait.wait(pause)
-            waited += pause
+        return patiently(step, self.location.busy_timeout)
