@@ -1,9 +1,11 @@
-"""What every test stands on: no settings from the developer's own environment, and Hypothesis without a clock."""
+"""What every test stands on: no settings from outside, servers where it needs some, and Hypothesis without a clock."""
 
 import os
 
 import pytest
 from hypothesis import settings
+
+pytest_plugins = ["tests.servers.plugin"]
 
 # A deadline would be a timing assertion on a machine that others use too. In CI the examples are the same each time.
 settings.register_profile("local", deadline=None)

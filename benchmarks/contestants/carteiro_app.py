@@ -5,19 +5,17 @@ Everything that it does by default is on: leases, five attempts, dead letters.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
-from benchmarks.contestants.orders import GROUP, ORDER, TOPIC, Delays, Order, Tally
+from benchmarks.contestants.orders import GROUP, ORDER, STAMPS, TOPIC, Order, Tally, stamped
+from benchmarks.contestants.publishing import BULK, Publisher
 from carteiro import Carteiro
-
-STAMPS = "stamps"
 
 
 def build(broker: str | None = None) -> Carteiro:
     app = Carteiro(GROUP, broker)
-    tally = Tally(every=5000)
-    delays = Delays(int(os.environ.get("BENCH_COUNT", "0")))
+    tally = Tally()
 
     @app.subscriber(TOPIC)
     async def handle(order: Order) -> None:
@@ -25,22 +23,26 @@ def build(broker: str | None = None) -> Carteiro:
 
     @app.subscriber(STAMPS)
     async def stamp(sent: float) -> None:
-        delays.note(sent)
+        stamped(sent)
 
     return app
+
+
+app = build()
+
+
+@asynccontextmanager
+async def publishing() -> AsyncIterator[Publisher]:
+    async with app:
+        yield Publisher(
+            one=lambda: app.publish(TOPIC, ORDER),
+            many=lambda count: app.publish_many(TOPIC, [ORDER] * count),
+            stamp=lambda sent: app.publish(STAMPS, sent),
+        )
 
 
 async def fill(broker: str, messages: int, *, delay: float | None = None) -> None:
     """Leave so many orders waiting, `delay` in seconds before they may be handled."""
     async with build(broker) as app:
-        for some in _batches(messages, 5000):
-            await app.publish_many(TOPIC, [ORDER] * some, delay=delay)
-
-
-def _batches(total: int, size: int) -> Iterable[int]:
-    while total > 0:
-        yield min(total, size)
-        total -= size
-
-
-app = build()
+        for start in range(0, messages, BULK):
+            await app.publish_many(TOPIC, [ORDER] * min(BULK, messages - start), delay=delay)

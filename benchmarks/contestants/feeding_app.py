@@ -10,7 +10,7 @@ from carteiro import Carteiro
 BATCH = 500
 
 app = Carteiro(GROUP)
-tally = Tally(every=BATCH)
+tally = Tally()
 feeding: set[asyncio.Task[list[str]]] = set()
 
 

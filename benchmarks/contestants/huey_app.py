@@ -1,11 +1,45 @@
-"""What Huey's consumer is pointed at: `huey_consumer benchmarks.contestants.huey_app.huey`, the file in BENCH_FILE."""
+"""Huey on SQLite or Redis: `huey_consumer benchmarks.contestants.huey_app.huey`, the broker in BENCH_BROKER.
+
+Its documented defaults, one worker thread among them (Python runs one at a time), but for one: on SQLite `fsync=True`,
+which says what SQLite's own default is, so that its file is as safe as ours. A task is deleted before it runs, so a
+crash loses it: leases and fences it does not have to write. The body travels as bytes and is validated by the task.
+"""
 
 from __future__ import annotations
 
-import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
-from benchmarks.contestants.huey_tasks import Tasks
-from benchmarks.contestants.orders import FILE_VARIABLE
+from huey import RedisHuey, SqliteHuey
 
-tasks = Tasks(os.environ[FILE_VARIABLE], delays=int(os.environ.get("BENCH_COUNT", "0")))
-huey = tasks.queue
+from benchmarks.contestants.orders import BODY, Order, Tally, broker, filling, stamped
+from benchmarks.contestants.publishing import Publisher, blocking
+
+SQLITE = "sqlite:///"
+
+
+def connect(url: str) -> Any:
+    if url.startswith(SQLITE):
+        return SqliteHuey(filename=url.removeprefix(SQLITE), fsync=not filling())
+    return RedisHuey(url=url)
+
+
+huey = connect(broker())
+tally = Tally()
+
+
+@huey.task(retries=4)  # type: ignore[untyped-decorator]
+def handle(body: bytes) -> None:
+    Order.model_validate_json(body)
+    tally.count()
+
+
+@huey.task(retries=4)  # type: ignore[untyped-decorator]
+def stamp(sent: float) -> None:
+    stamped(sent)
+
+
+@asynccontextmanager
+async def publishing() -> AsyncIterator[Publisher]:
+    yield blocking(lambda: handle(BODY), stamp)

@@ -1,4 +1,8 @@
-"""The message that every contestant handles, and how a worker tells its pace."""
+"""The message that every contestant handles, and how a worker tells its pace.
+
+The broker's URL is in BENCH_BROKER. Each contestant's library may live in an environment of its own, so nothing here
+needs more than pydantic.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,8 @@ from decimal import Decimal
 
 from pydantic import BaseModel
 
-FILE_VARIABLE = "BENCH_FILE"
 TOPIC = "orders.placed"
+STAMPS = "stamps"
 GROUP = "bench"
 
 
@@ -24,34 +28,35 @@ ORDER = Order(id=123_456, sku="abc-123", amount=Decimal("12.50"))
 BODY = b'{"id":123456,"sku":"abc-123","amount":"12.50"}'
 
 
+def broker() -> str:
+    return os.environ["BENCH_BROKER"]
+
+
+def filling() -> bool:
+    """Whether what is published now is not measured, and need not wait for a disk."""
+    return "BENCH_FILLING" in os.environ
+
+
 def tell(**fields: object) -> None:
     """One JSON object on stdout, which the benchmark reads. Short lines: many processes may share one pipe."""
     os.write(1, json.dumps({"pid": os.getpid(), **fields}).encode() + b"\n")
 
 
 class Tally:
-    """Counts what is handled; at each `every` it tells how many, when (on a shared clock), and its CPU time."""
+    """Counts what is handled; at each BENCH_EVERY it tells how many, and when, on a clock that processes share."""
 
-    def __init__(self, every: int) -> None:
+    def __init__(self) -> None:
         self.handled = 0
-        self._every = every
-        self._next = every
+        self._every = int(os.environ.get("BENCH_EVERY", "1000"))
+        self._next = self._every
 
     def count(self) -> None:
         self.handled += 1
         if self.handled == self._next:
             self._next += self._every
-            tell(handled=self.handled, at=time.monotonic(), cpu=time.process_time())
+            tell(handled=self.handled, at=time.monotonic())
 
 
-class Delays:
-    """How long each message was under way, told once there are so many."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._delays: list[float] = []
-
-    def note(self, sent: float) -> None:
-        self._delays.append(time.monotonic() - sent)
-        if len(self._delays) == self._count:
-            tell(delays=[round(delay, 6) for delay in self._delays])
+def stamped(sent: float) -> None:
+    """Tell how long a message was under way that was sent at `sent`, on a clock that processes share."""
+    tell(sent=sent, delay=round(time.monotonic() - sent, 6))

@@ -17,23 +17,11 @@ import msgspec
 from carteiro.backends.memory.queue import Queue, Row
 from carteiro.backends.memory.store import Entries
 from carteiro.errors import BrokerError
-from carteiro.message import (
-    DEAD_ATTEMPTS,
-    DEAD_GROUP,
-    DEAD_REASON,
-    DEAD_TOPIC,
-    Action,
-    DeadLetter,
-    Delivery,
-    Outcome,
-    Outgoing,
-    Retention,
-    Subscription,
-    new_id,
-)
+from carteiro.message import Action, DeadLetter, Delivery, Outcome, Outgoing, Retention, Subscription
 from carteiro.ports.broker import Unrouted
 from carteiro.ports.clock import Clock
-from carteiro.topics import dlq_name, matches
+from carteiro.ports.dead_letters import dead_notice, dead_queue, reason_of, whole_history
+from carteiro.topics import matches
 
 _ROUTES: Final = 10_000  # topics whose queues are remembered; more topics than that would be names made up as they go
 
@@ -218,37 +206,27 @@ class State:
 
     def _bury(self, subscription: Subscription, row: Row, outcome: Outcome) -> None:
         """List it as a dead letter, and publish it to whoever subscribes to its queue, under either of its names."""
-        sent, failure = row.message, outcome.failure
-        queues = [queue.subscription for queue in self._queues_for(sent.topic)]
+        message = row.as_message(row.attempt)
+        queues = [queue.subscription for queue in self._queues_for(message.topic)]
         groups = {one.group for one in queues if not one.ephemeral}
-        name, alias = dlq_name(sent.topic), dlq_name(sent.topic, subscription.group)
-        if len(groups) > 1:
-            name, alias = alias, name
-        reason = "" if failure is None else failure.error
+        name, alias = dead_queue(message.topic, subscription.group, len(groups))
+        reason = reason_of(outcome)
         letter = DeadLetter(
             id=str(row.id),
             queue=name,
             topic=subscription.topic,
             group=subscription.group,
-            message=row.as_message(row.attempt),
+            message=message,
             reason=reason,
             at=self.clock.time(),
-            history=row.history if failure is None or failure in row.history[-1:] else (*row.history, failure),
+            history=whole_history(outcome),
         )
         self.dead[letter.id] = (letter, row)
-        headers = {
-            **sent.headers,
-            DEAD_REASON: reason,
-            DEAD_TOPIC: sent.topic,
-            DEAD_GROUP: subscription.group,
-            DEAD_ATTEMPTS: str(row.attempt),
-        }
-        notice = Outgoing(new_id(), name, sent.body, sent.key, headers, sent.correlation_id)
         # Who listens to the other name still hears, under that name, when a second group changes which the queue has.
         told = self._queues_for(name)
-        self._fan_out(notice, told)
+        self._fan_out(dead_notice(message, subscription.group, reason, name), told)
         others = [queue for queue in self._queues_for(alias) if queue not in told]
-        self._fan_out(msgspec.structs.replace(notice, id=new_id(), topic=alias), others)
+        self._fan_out(dead_notice(message, subscription.group, reason, alias), others)
 
     def dead_letters(self, queue: str | None, ids: Sequence[str] | None = None) -> list[DeadLetter]:
         wanted = None if ids is None else set(ids)

@@ -24,25 +24,12 @@ from typing import Any, Final
 import msgspec
 
 from carteiro.backends.sqlite import entries
-from carteiro.backends.sqlite.publishing import fan_out, unblock
-from carteiro.backends.sqlite.records import at_attempt, lane_of, unpack, unpack_all
+from carteiro.backends.sqlite.publishing import fan_out, lane_of, unblock
 from carteiro.backends.sqlite.routes import Targets
 from carteiro.backends.sqlite.session import Session, micros
-from carteiro.message import (
-    DEAD_ATTEMPTS,
-    DEAD_GROUP,
-    DEAD_REASON,
-    DEAD_TOPIC,
-    Action,
-    Delivery,
-    Failure,
-    Message,
-    Outcome,
-    Outgoing,
-    Subscription,
-    new_id,
-)
-from carteiro.topics import dlq_name
+from carteiro.message import Action, Delivery, Failure, Message, Outcome, Outgoing, Subscription
+from carteiro.ports.dead_letters import dead_notice, dead_queue, reason_of, whole_history
+from carteiro.ports.records import at_attempt, unpack, unpack_all
 
 _INLINE: Final = 65_536
 """Bytes: a larger record is read by itself, so that no claim builds one value of any size."""
@@ -228,43 +215,21 @@ def _bury(session: Session, outcomes: Sequence[Outcome]) -> list[tuple[Outgoing,
     notices: list[tuple[Outgoing, Targets]] = []
     for outcome in outcomes:
         subscription, message = outcome.delivery.subscription, outcome.delivery.message
-        queue, alias = dlq_name(message.topic), dlq_name(message.topic, subscription.group)
-        if session.routes.targets(message.topic).groups > 1:
-            queue, alias = alias, queue
-        reason = "" if outcome.failure is None else _storable(outcome.failure.error)
+        queue, alias = dead_queue(message.topic, subscription.group, session.routes.targets(message.topic).groups)
+        reason = reason_of(outcome)
         dead.append((*outcome.delivery.token, queue, subscription.topic, subscription.group, reason, _history(outcome)))
-        headers = {
-            **message.headers,
-            DEAD_REASON: reason,
-            DEAD_TOPIC: message.topic,
-            DEAD_GROUP: subscription.group,
-            DEAD_ATTEMPTS: str(message.attempt),
-        }
-        notice = Outgoing(new_id(), queue, message.body, message.key, headers, message.correlation_id)
-        notices.append((notice, session.routes.targets(queue)))
+        notices.append((dead_notice(message, subscription.group, reason, queue), session.routes.targets(queue)))
         # Who listens to the other name still hears, under that name, when a second group changes which the queue has.
         others = session.routes.targets(alias, besides=queue)
         if not others.nobody:
-            notices.append((msgspec.structs.replace(notice, id=new_id(), topic=alias), others))
+            notices.append((dead_notice(message, subscription.group, reason, alias), others))
     if dead:
         session.run("bury", {"dead": _json(dead), "now": session.now})
     return notices
 
 
 def _history(outcome: Outcome) -> tuple[Failure, ...] | None:
-    history = outcome.delivery.history
-    failure = outcome.failure
-    if failure is not None and failure not in history[-1:]:
-        history = (
-            *history,
-            Failure(failure.attempt, failure.at, _storable(failure.error), _storable(failure.traceback)),
-        )
-    return history or None
-
-
-def _storable(text: str) -> str:
-    """An exception's text may hold lone surrogates, as of a file's name; UTF-8 may not, and SQLite's JSON no NUL."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+    return whole_history(outcome) or None
 
 
 def _lanes(session: Session, outcomes: Iterable[Outcome]) -> set[tuple[int, str]]:

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import msgspec
 
 from carteiro.backends.sqlite.keeper import LIFETIME
-from carteiro.backends.sqlite.records import lane_of, unpack
+from carteiro.backends.sqlite.publishing import lane_of
 from carteiro.backends.sqlite.routes import Route
 from carteiro.backends.sqlite.session import Session, micros
 from carteiro.errors import BrokerError
 from carteiro.message import Retention, Subscription
+from carteiro.ports.records import unpack
 
 
 def declare(session: Session, subscriptions: Sequence[Subscription], retentions: Sequence[Retention]) -> None:

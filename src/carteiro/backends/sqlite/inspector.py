@@ -13,13 +13,13 @@ import msgspec
 
 from carteiro.backends.sqlite.database import Database
 from carteiro.backends.sqlite.declaring import remove, rewind
-from carteiro.backends.sqlite.publishing import unblock
-from carteiro.backends.sqlite.records import lane_of, unpack, with_body
+from carteiro.backends.sqlite.publishing import lane_of, unblock
 from carteiro.backends.sqlite.routes import STALE, Routes
 from carteiro.backends.sqlite.session import Session, micros
 from carteiro.backends.sqlite.statements import SQL
 from carteiro.message import DeadLetter, Failure, Message, Subscription
 from carteiro.ports.broker import GroupStatus
+from carteiro.ports.records import repack, unpack
 
 _decode_history = msgspec.json.Decoder(tuple[Failure, ...]).decode
 
@@ -108,7 +108,7 @@ def _replay(session: Session, queue: str, ids: str | None, body: bytes | None) -
             "now": session.now,
             "published": micros(message.published),
             "lane": lane,
-            "record": record if body is None else with_body(record, body),
+            "record": record if body is None else repack(message, body),
         }
         session.run("replay", delivery)
         session.run("remove_dead_letter", (id,))

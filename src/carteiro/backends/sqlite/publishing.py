@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import msgspec
 
-from carteiro.backends.sqlite.records import lane_of, pack
 from carteiro.backends.sqlite.routes import Targets
 from carteiro.backends.sqlite.session import Session, micros
 from carteiro.message import Outgoing
+from carteiro.ports.records import pack
 
 _encode = msgspec.json.Encoder().encode
 
@@ -62,6 +62,11 @@ def unblock(session: Session, lanes: Iterable[tuple[int, str]]) -> None:
     wanted = list(lanes)
     if wanted:
         session.run("unblock_lanes", (_json(wanted),))
+
+
+def lane_of(key: str | None) -> str | None:
+    """The lane in which a key's messages stand. SQLite's JSON ends a text at its first NUL, so a lane has none."""
+    return None if key is None else key.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def _write(

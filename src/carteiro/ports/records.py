@@ -1,8 +1,8 @@
-"""A message as the file keeps it: one *record*, which SQL stores and hands on but never looks into.
+"""A message as a backend may keep it whole: one *record*, which it stores and hands on but need never look into.
 
 A record is the msgpack array [id, topic, body, key, headers, correlation_id, published], `published` in seconds. Such
 values end by themselves, so those of a claim are joined into one value and decoded in one call; a column for each
-field cost twice as much, to write, to read and to build from.
+field cost SQLite twice as much, to write, to read and to build from.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ def unpack_all(records: bytes, count: int) -> list[Message]:
         raise _unreadable(error) from error
 
 
-def with_body(record: bytes, body: bytes) -> bytes:
-    """The record of the same message with another body."""
-    message = unpack(record)
+def repack(message: Message, body: bytes | None = None) -> bytes:
+    """The record of a message that was published before, with `body` in place of its own if given."""
+    kept = message.body if body is None else body
     return _encode(
-        (message.id, message.topic, body, message.key, message.headers, message.correlation_id, message.published)
+        (message.id, message.topic, kept, message.key, message.headers, message.correlation_id, message.published)
     )
 
 
@@ -58,14 +58,9 @@ def at_attempt(message: Message, attempt: int) -> Message:
     return message if attempt == 1 else msgspec.structs.replace(message, attempt=attempt)
 
 
-def lane_of(key: str | None) -> str | None:
-    """The lane in which a key's messages stand. SQLite's JSON ends a text at its first NUL, so a lane has none."""
-    return None if key is None else key.replace("\0", "\N{REPLACEMENT CHARACTER}")
-
-
 def _no_text(message: Outgoing, said: str) -> Unencodable:
     return Unencodable(f"message `{message.id}` to `{message.topic}` cannot be kept: {said} to be text")
 
 
 def _unreadable(error: msgspec.DecodeError) -> BrokerCorrupted:
-    return BrokerCorrupted(f"a message in the broker's file cannot be read ({error}): restore a backup")
+    return BrokerCorrupted(f"a message that the broker keeps cannot be read ({error}): restore a backup")

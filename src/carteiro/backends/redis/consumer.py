@@ -1,0 +1,252 @@
+"""A claim on some subscriptions of the server.
+
+Each queue is *hot* or *cold*. A hot one is asked for in the next claim. One that gave less than there was room for is
+cold: the claim has armed it, and the next who adds to it wakes those who listen, which makes it hot again. So does the
+time at which something in it becomes visible: what is delayed, or a lease that ends. Nobody polls; only, since a pushed
+message may be lost, every beat makes all of them hot once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from carteiro.backends.redis import scripts
+from carteiro.backends.redis.mishaps import NoQueue, Stale
+from carteiro.backends.redis.publishing import micros, raw
+from carteiro.backends.redis.routes import unknown
+from carteiro.backends.redis.server import Server
+from carteiro.backends.redis.settling import Settlement
+from carteiro.errors import BrokerUnavailable, NotConnected
+from carteiro.message import Action, Delivery, Failure, Outcome, Subscription, new_id
+from carteiro.ports.broker import Unrouted
+from carteiro.ports.records import at_attempt, unpack_all
+
+_ROW: Final = 12
+_HOT: Final = -math.inf
+
+_decode_failures = msgspec.msgpack.Decoder(tuple[Failure, ...]).decode
+
+
+class RedisConsumer:
+    """The Consumer port. What was claimed for a fetch that was cancelled waits in `_leftover` for the next one."""
+
+    def __init__(
+        self,
+        server: Server,
+        subscriptions: Sequence[Subscription],
+        unrouted: Unrouted,
+        on_close: Callable[[RedisConsumer], None],
+    ) -> None:
+        self.id = new_id()
+        self.closed = False
+        self._server = server
+        self._unrouted = unrouted
+        self._on_close = on_close
+        self._queues = {one: server.queue(one) for one in subscriptions}
+        self._subscriptions = {queue: one for one, queue in self._queues.items()}
+        self._look_at = dict.fromkeys(subscriptions, _HOT)
+        self._listeners = {one: self._waker(one) for one in subscriptions}
+        self._leftover: list[tuple[float, Delivery]] = []
+        self._changed = asyncio.Event()
+        self._gone: BrokerUnavailable | None = None
+        self._claims: set[asyncio.Future[list[Delivery]]] = set()
+        for one, queue in self._queues.items():
+            server.link.listen(f"{queue}:wake", self._listeners[one])
+        server.link.listen(f"{server.base}:changed", self.heat)
+        server.link.on_lost(self._on_lost)
+
+    @property
+    def listening(self) -> list[str]:
+        """What the server's `consumers` hold of it."""
+        return [f"{self.id} {queue}" for queue in self._subscriptions]
+
+    async def fetch(self, room: Mapping[Subscription, int]) -> Sequence[Delivery]:
+        """Raises NotConnected once the consumer is closed, also where it was waiting then."""
+        while True:
+            if self.closed:
+                raise NotConnected("this consumer is closed: it fetches no more")
+            if self._gone is not None:
+                gone, self._gone = self._gone, None
+                raise gone
+            if self._leftover and (taken := self._take_leftover(room)):
+                return taken
+            self._changed.clear()
+            now = self._server.clock.monotonic()
+            asked = [(one, limit) for one, limit in room.items() if limit > 0 and self._look_at[one] <= now]
+            if not asked:
+                await self._wait(min((self._look_at[one] for one in room if room[one] > 0), default=math.inf) - now)
+                continue
+            claim = asyncio.ensure_future(self._claim(asked))
+            self._claims.add(claim)
+            claim.add_done_callback(self._claims.discard)
+            try:
+                deliveries = await asyncio.shield(claim)
+            except asyncio.CancelledError:
+                claim.add_done_callback(self._keep)
+                raise
+            if deliveries:
+                return deliveries
+
+    async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[Delivery]:
+        if not outcomes:
+            return []
+        settlement = Settlement(outcomes)
+        while True:
+            routes = await self._server.routes() if settlement.needs_routes else None
+            try:
+                answer = await self._server.run(scripts.SETTLE, *settlement.request(routes, self._server.rows))
+            except Stale:
+                self._server.forget_routes()
+                continue
+            for message in settlement.unrouted(answer):
+                self._unrouted.note(message)
+            return settlement.lost(answer)
+
+    async def renew(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        leases: dict[tuple[str, float], list[bytes]] = {}
+        for delivery in deliveries:
+            queue, token = delivery.token
+            leases.setdefault((queue, delivery.subscription.lease), []).append(token)
+        if not leases:
+            return []
+        request = [
+            part for (queue, lease), tokens in leases.items() for part in (queue, micros(lease), raw(b"".join(tokens)))
+        ]
+        lost = set(await self._server.run(scripts.RENEW, *request))
+        return [delivery for delivery in deliveries if delivery.token[1] in lost]
+
+    async def close(self) -> None:
+        """What no handler has seen is handed back at once, and does not count as an attempt."""
+        if self.closed:
+            return
+        self.closed = True
+        link = self._server.link
+        for one, queue in self._queues.items():
+            link.unlisten(f"{queue}:wake", self._listeners[one])
+        link.unlisten(f"{self._server.base}:changed", self.heat)
+        link.off_lost(self._on_lost)
+        self._changed.set()
+        self._on_close(self)
+        if self._claims:
+            await asyncio.wait(self._claims)
+        ephemeral = [one for one in self._queues if one.ephemeral]
+        unseen = [Outcome(delivery, Action.RELEASE) for _, delivery in self._leftover]
+        self._leftover.clear()
+        await self.settle(unseen)
+        await self._server.remove(ephemeral, self.listening)
+
+    def heat(self) -> None:
+        """Look at every queue again."""
+        self._look_at = dict.fromkeys(self._look_at, _HOT)
+        self._changed.set()
+
+    # -- claiming --------------------------------------------------------------------------------------------------
+
+    async def _claim(self, asked: Sequence[tuple[Subscription, int]]) -> list[Delivery]:
+        """From here on a message that comes in meanwhile makes its queue hot again, and so is not overlooked."""
+        token = os.urandom(8)
+        request: list[Any] = [raw(token)]
+        for one, limit in asked:
+            self._look_at[one] = math.inf
+            request += (self._queues[one], limit, micros(one.lease))
+        try:
+            now, *answers = await self._server.run(scripts.CLAIM, *request)
+        except NoQueue as missing:
+            self._heat(asked)
+            if await self._server.restore():
+                return []
+            raise unknown(self._subscriptions[str(missing)]) from None
+        except BaseException:
+            self._heat(asked)
+            raise
+        local = self._server.clock.monotonic()
+        deliveries: list[Delivery] = []
+        for index, (one, _) in enumerate(asked):
+            rows, records, again, at = answers[4 * index : 4 * index + 4]
+            if at >= 0:
+                self._look_at[one] = min(self._look_at[one], _HOT if at == 0 else local + (at - now) / 1_000_000)
+            if rows:
+                deliveries += _deliveries(one, self._queues[one], token, rows, records, again)
+        return deliveries
+
+    def _heat(self, asked: Sequence[tuple[Subscription, int]]) -> None:
+        for one, _ in asked:
+            self._look_at[one] = _HOT
+
+    def _waker(self, subscription: Subscription) -> Callable[[], None]:
+        def wake() -> None:
+            self._look_at[subscription] = _HOT
+            self._changed.set()
+
+        return wake
+
+    def _on_lost(self) -> None:
+        self._gone = BrokerUnavailable(f"the connection to `{self._server.link.address}` is lost")
+        self.heat()
+
+    async def _wait(self, seconds: float) -> None:
+        """Until something changes or, if that is not for ever, so many seconds have passed."""
+        if seconds == math.inf:
+            await self._changed.wait()
+            return
+        timer = asyncio.ensure_future(self._server.clock.sleep(seconds))
+        timer.add_done_callback(lambda _: self._changed.set())
+        try:
+            await self._changed.wait()
+        finally:
+            timer.cancel()
+
+    # -- what was claimed and not taken ------------------------------------------------------------------------------
+
+    def _keep(self, claim: asyncio.Future[list[Delivery]]) -> None:
+        if claim.cancelled() or claim.exception() is not None:
+            return
+        now = self._server.clock.monotonic()
+        self._leftover += ((now + delivery.subscription.lease, delivery) for delivery in claim.result())
+        self._changed.set()
+
+    def _take_leftover(self, room: Mapping[Subscription, int]) -> list[Delivery]:
+        """What there is room for; what is past its lease is let go, since others have it by now."""
+        now = self._server.clock.monotonic()
+        left = dict(room)
+        taken: list[Delivery] = []
+        kept: list[tuple[float, Delivery]] = []
+        for until, delivery in self._leftover:
+            if until <= now:
+                continue
+            if left.get(delivery.subscription, 0) > 0:
+                left[delivery.subscription] -= 1
+                taken.append(delivery)
+            else:
+                kept.append((until, delivery))
+        self._leftover = kept
+        return taken
+
+
+def _deliveries(
+    subscription: Subscription,
+    queue: str,
+    token: bytes,
+    rows: bytes,
+    records: bytes,
+    again: Sequence[tuple[int, int, bytes | None]],
+) -> list[Delivery]:
+    """Raises BrokerCorrupted for a record that cannot be read."""
+    messages = unpack_all(records, len(rows) // _ROW)
+    tokens = [(queue, rows[start : start + _ROW] + token) for start in range(0, len(rows), _ROW)]
+    if not again:
+        return [Delivery(subscription, message, token) for message, token in zip(messages, tokens, strict=True)]
+    histories: dict[int, tuple[Failure, ...]] = {}
+    for index, tries, failures in again:
+        messages[index] = at_attempt(messages[index], tries + 1)
+        histories[index] = () if failures is None else _decode_failures(failures)
+    return [
+        Delivery(subscription, message, tokens[index], histories.get(index, ()))
+        for index, message in enumerate(messages)
+    ]

@@ -1,0 +1,39 @@
+-- Dead letters: `dead` HASH id -> [[queue of the dead, topic, group, reason, failures], attempt, when it died, record];
+-- `dead:all` and `dead:of:<queue>` ZSET of the ids in the order of death; `dead:counts` HASH queue -> how many.
+
+local function bury(letter, queue, element, attempt)
+  local id = call('INCR', base .. ':dead:sequence')
+  local record = string.sub(element, ROW + 1)
+  call('HSET', base .. ':dead', id, '\148' .. letter[2] .. cmsgpack.pack(attempt) .. packed_time(now) .. record)
+  call('ZADD', base .. ':dead:all', id, id)
+  call('ZADD', base .. ':dead:of:' .. letter[1], id, id)
+  call('HINCRBY', base .. ':dead:counts', queue, 1)
+end
+
+-- The ids of a queue of the dead, or of all, up to `limit` unless it is 0; or those of `ids` that are there.
+local function letters(queue, ids, limit)
+  local order = queue and base .. ':dead:of:' .. queue or base .. ':dead:all'
+  if not ids then return call('ZRANGE', order, 0, limit - 1) end
+  table.sort(ids, function(a, b) return tonumber(a) < tonumber(b) end)
+  local found = {}
+  for i, place in ipairs(ask('ZMSCORE', order, ids)) do
+    if place and (limit == 0 or #found < limit) then found[#found + 1] = ids[i] end
+  end
+  return found
+end
+
+-- The words of a letter, and when it died, in seconds.
+local function read(letter)
+  local place, words = cmsgpack.unpack_one(letter, 1)
+  local _, died_at = cmsgpack.unpack_one(letter, cmsgpack.unpack_one(letter, place))
+  return words, died_at
+end
+
+local function exhume(id, letter)
+  local words = read(letter)
+  local counts, queue = base .. ':dead:counts', base .. ':' .. words[2] .. ' [' .. words[3] .. ']'
+  call('HDEL', base .. ':dead', id)
+  call('ZREM', base .. ':dead:all', id)
+  call('ZREM', base .. ':dead:of:' .. words[1], id)
+  if call('HINCRBY', counts, queue, -1) == 0 then call('HDEL', counts, queue) end
+end

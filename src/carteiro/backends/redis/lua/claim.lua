@@ -1,0 +1,136 @@
+#!lua flags=allow-oom
+-- Claim: lease what is visible of some queues, up to the room of each, in the order of becoming visible.
+--
+-- needs     common
+-- request   time, token, [queue, room, lease]…
+-- answer    the time, then for each queue: the rows, the records (each kind as one string), {index, tries, failures}
+--           of those that were claimed before, and when to look again: 0 at once, -1 not before it is woken
+--
+-- Invariant: a claimed row is in `leases` under this claim's token, which no other claim ever had, and under no other.
+-- Whoever gets less than it has room for arms the queue: the next one who adds to it wakes those who wait.
+--
+-- What becomes visible comes from three places, each of them in order: `ready`, `due` up to now, and the leases that
+-- ended. Nearly always the latter two are empty.
+
+local token = request[2]
+local BYTES = 8 * 1024 * 1024 -- of records in one answer, after which the rest has to wait
+local AT_A_TIME = 128
+
+local taken, rows, size, fresh, room
+
+local function take(row, element)
+  taken[#taken + 1] = element
+  rows[#rows + 1] = row
+  size = size + #element
+end
+
+local function full()
+  return #taken >= room or size >= BYTES
+end
+
+local function take_fresh(elements)
+  for _, element in ipairs(elements) do
+    local row = row_of(element)
+    fresh[#fresh + 1] = row
+    fresh[#fresh + 1] = element
+    take(row, element)
+  end
+end
+
+-- What was delayed, failed, was handed back or was lost, and is visible now: {when, row or row and token}…
+local function returning(queue)
+  local due = call('ZRANGEBYSCORE', queue .. ':due', '-inf', now, 'WITHSCORES', 'LIMIT', 0, room)
+  local ended = call('ZRANGEBYSCORE', queue .. ':leases', '-inf', now, 'WITHSCORES', 'LIMIT', 0, room)
+  if #due == 0 and #ended == 0 then return nil end
+  local found = {}
+  for _, members in ipairs({due, ended}) do
+    for i = 1, #members, 2 do found[#found + 1] = {tonumber(members[i + 1]), members[i]} end
+  end
+  table.sort(found, function(a, b)
+    if a[1] == b[1] then return a[2] < b[2] end
+    return a[1] < b[1]
+  end)
+  -- Behind a backlog that is older, they have to wait like all others.
+  local last = call('LINDEX', queue .. ':ready', room - 1)
+  if last and published(last) < found[1][1] then return nil end
+  return found
+end
+
+local function take_ready(queue)
+  while not full() do
+    local elements = call('LPOP', queue .. ':ready', math.min(room - #taken, AT_A_TIME))
+    if not elements then return end
+    take_fresh(elements)
+  end
+end
+
+local function merge(queue, found)
+  local ready = call('LRANGE', queue .. ':ready', 0, room - 1)
+  local popped, next_found = 0, 1
+  while not full() do
+    local one, other = found[next_found], ready[popped + 1]
+    if one and not (other and published(other) < one[1]) then
+      next_found = next_found + 1
+      local row = string.sub(one[2], 1, ROW)
+      if #one[2] == ROW then
+        call('ZREM', queue .. ':due', row)
+      else
+        call('ZREM', queue .. ':leases', one[2])
+        call('HINCRBY', queue .. ':tries', row, 1)
+      end
+      take(row, call('HGET', queue .. ':held', row))
+    elseif other then
+      popped = popped + 1
+      take_fresh({other})
+    else
+      break
+    end
+  end
+  if popped > 0 then call('LTRIM', queue .. ':ready', popped, -1) end
+end
+
+local function tried(queue)
+  if call('EXISTS', queue .. ':tries') == 0 then return {} end
+  local again = {}
+  for i, tries in ipairs(ask('HMGET', queue .. ':tries', rows)) do
+    if tries then again[#again + 1] = {i - 1, tonumber(tries), call('HGET', queue .. ':failures', rows[i])} end
+  end
+  return again
+end
+
+local function next_look(queue)
+  if full() then return 0 end
+  call('SADD', base .. ':armed', queue)
+  local first = -1
+  for _, key in ipairs({':due', ':leases'}) do
+    local at = call('ZRANGE', queue .. key, 0, 0, 'WITHSCORES')[2]
+    if at and (first == -1 or tonumber(at) < first) then first = tonumber(at) end
+  end
+  return first
+end
+
+local answer = {now}
+for i = 3, #request, 3 do
+  local queue, lease = request[i], request[i + 2]
+  if call('HEXISTS', base .. ':routes', queue) == 0 then return redis.error_reply('NOQUEUE ' .. queue) end
+  room, taken, rows, fresh, size = request[i + 1], {}, {}, {}, 0
+  local found = returning(queue)
+  if found then merge(queue, found) else take_ready(queue) end
+  if #rows > 0 then
+    local leases, records, until_ = {}, {}, now + lease
+    for n = 1, #rows do
+      leases[2 * n - 1] = until_
+      leases[2 * n] = rows[n] .. token
+      records[n] = string.sub(taken[n], ROW + 1)
+    end
+    count('ZADD', queue .. ':leases', leases)
+    count('HSET', queue .. ':held', fresh)
+    taken = records
+  end
+  local again = tried(queue)
+  answer[#answer + 1] = table.concat(rows)
+  answer[#answer + 1] = table.concat(taken)
+  answer[#answer + 1] = again
+  answer[#answer + 1] = next_look(queue)
+end
+return answer

@@ -1,0 +1,44 @@
+#!lua
+-- Declare: make queues and logs exist, or take changed options over.
+--
+-- needs     common lanes again routing
+-- request   time, the version that the client knows or false, a new version, a new epoch, [topic, retention] of logs,
+--           [queue, route, ordered, lifetime or false, logs, since or false] of queues
+-- answer    true; STALE, and nothing done, where the version is not the newest
+--
+-- Invariant: the version changes if and only if who gets what did. A queue begins with what its logs hold since then
+-- in the step that makes it exist, so that nothing is left out between the two.
+
+local version, fresh = request[2], request[3]
+if stale(version) then return redis.error_reply('STALE the routes have changed') end
+local differs = call('HSETNX', base .. ':meta', 'epoch', request[4]) == 1
+
+for _, log in ipairs(request[5]) do
+  local retention = string.format('%d', log[2])
+  if call('HGET', base .. ':retentions', log[1]) ~= retention then
+    call('HSET', base .. ':retentions', log[1], retention)
+    differs = true
+  end
+end
+
+for _, one in ipairs(request[6]) do
+  local queue, route, ordered, lifetime, logs, since = unpack(one)
+  local before = call('HGET', base .. ':routes', queue)
+  if before ~= route then
+    call('HSET', base .. ':routes', queue, route)
+    differs = true
+    local was_ordered = before and cmsgpack.unpack(before)[3]
+    if before and ordered and not was_ordered then begin_order(queue) end
+    if was_ordered and not ordered then end_order(queue) end
+    if not before and since then deliver_again(queue, ordered, logs, since) end
+  end
+  if lifetime then
+    call('ZADD', base .. ':ephemeral', now + lifetime, queue)
+  else
+    call('ZREM', base .. ':ephemeral', queue)
+  end
+  wake(queue)
+end
+
+if differs then changed(fresh) end
+return 1

@@ -1,0 +1,14 @@
+#!lua flags=allow-oom
+-- Remove: queues, with all that waits in them, and consumers.
+--
+-- needs     common routing
+-- request   time, a new version, queues, [consumer and queue]
+-- answer    true
+
+local differs = false
+for _, queue in ipairs(request[3]) do
+  if remove(queue) then differs = true end
+end
+count('ZREM', base .. ':consumers', request[4])
+if differs then changed(request[2]) end
+return 1

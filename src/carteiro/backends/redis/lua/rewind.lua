@@ -1,0 +1,10 @@
+#!lua
+-- Rewind: deliver again what the logs of a queue's topics hold.
+--
+-- needs     common lanes again
+-- request   time, queue, ordered, [log, retention]…, since
+-- answer    how many were added
+
+local queue = request[2]
+if call('HEXISTS', base .. ':routes', queue) == 0 then return redis.error_reply('NOQUEUE ' .. queue) end
+return deliver_again(queue, request[3], request[4], request[5])

@@ -1,0 +1,12 @@
+#!lua
+-- Write: each change to the store on its own.
+--
+-- needs     common entries
+-- request   time, [key, value or false, lifetime or false, version expected or false]…
+-- answer    for each whether it found the version that it expected: 1 or 0
+
+local done = {}
+for i = 2, #request do
+  done[#done + 1] = write(request[i]) and 1 or 0
+end
+return done

@@ -1,0 +1,58 @@
+"""What the server refuses, in words that name the cause and the way out."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from carteiro.errors import BrokerError, BrokerUnavailable
+
+
+class Stale(Exception):
+    """The routes have changed since this process read them."""
+
+
+class NoQueue(Exception):
+    """A queue that is not there: it was removed, or the server has lost everything."""
+
+
+_PASSING: Final = {
+    "OOM": "is full and takes no new messages, only what it holds is handled: free memory, or raise maxmemory",
+    "LOADING": "is loading its data after a start",
+    "READONLY": "is a replica, and takes no writes: connect to the master, or through redis+sentinel://",
+    "MASTERDOWN": "is a replica that has lost its master",
+    "MISCONF": "cannot save to its disk, and so takes no writes: look at its log and its disk",
+    "NOREPLICAS": "has fewer replicas than min-replicas-to-write asks for",
+    "BUSY": "is kept busy by a script of someone else",
+    "CLUSTERDOWN": "is a cluster that does not serve all of its slots",
+    "MOVED": "has handed these keys to another node",
+    "ASK": "is handing these keys to another node",
+    "TRYAGAIN": "is handing these keys to another node",
+    "UNKILLABLE": "is kept busy by a script of someone else",
+}
+_ELSEWHERE: Final = frozenset({"READONLY", "MASTERDOWN", "CLUSTERDOWN", "MOVED", "ASK", "TRYAGAIN"})
+"""After these a new connection may find the node that can."""
+
+_DENIED: Final = {
+    "NOAUTH": "wants a password: put it into the URL, as in redis://:PASSWORD@host",
+    "WRONGPASS": "does not accept this user and password",
+    "NOPERM": "does not permit this user what carteiro needs (docs/guides/redis.md has the ACL rule)",
+}
+
+
+def explain(text: str, server: str) -> Exception:
+    """The exception for an error reply."""
+    kind = text.partition(" ")[0].removeprefix("-")
+    if kind == "STALE":
+        return Stale(text)
+    if kind == "NOQUEUE":
+        return NoQueue(text.partition(" ")[2])
+    if kind in _PASSING:
+        return BrokerUnavailable(f"`{server}` {_PASSING[kind]} ({text})")
+    if kind in _DENIED:
+        return BrokerError(f"`{server}` {_DENIED[kind]} ({text})")
+    return BrokerError(f"`{server}` refused: {text}")
+
+
+def lives_elsewhere(text: str) -> bool:
+    """Whether the connection is to the wrong node."""
+    return text.partition(" ")[0] in _ELSEWHERE

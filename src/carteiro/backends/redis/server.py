@@ -1,0 +1,136 @@
+"""One server as this process uses it: its link, its routes, and what has to be there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from carteiro.backends.redis import scripts
+from carteiro.backends.redis.link import Link
+from carteiro.backends.redis.mishaps import Stale
+from carteiro.backends.redis.publishing import Rows, micros, raw
+from carteiro.backends.redis.routes import Routes, log_of, pack_route, queue_of
+from carteiro.backends.redis.scripts import Script
+from carteiro.message import Retention, Subscription
+from carteiro.ports.clock import SYSTEM_CLOCK, Clock
+
+LIFETIME = 30.0
+"""Seconds after which a process that has not said that it lives counts as gone."""
+
+
+def fresh() -> str:
+    """A version or an epoch that was never before."""
+    return os.urandom(8).hex()
+
+
+class Server:
+    """What broker, consumers and store share. Times are the server's, but under a clock that is held."""
+
+    def __init__(self, link: Link, clock: Clock) -> None:
+        self.link = link
+        self.clock = clock
+        self.base = link.address.base
+        self.rows = Rows()
+        self._held = clock is not SYSTEM_CLOCK
+        self._routes: Routes | None = None
+        self._epoch: bytes | None = None
+        self._declared: dict[Subscription, Subscription] = {}
+        self._retained: dict[str, Retention] = {}
+        self._restoring = asyncio.Lock()
+
+    async def run(self, script: Script, *request: Any) -> Any:
+        now = micros(self.clock.time()) if self._held else False
+        return await self.link.run(script, now, *request)
+
+    def queue(self, subscription: Subscription) -> str:
+        return queue_of(self.base, subscription)
+
+    # -- routes ----------------------------------------------------------------------------------------------------
+
+    async def routes(self) -> Routes:
+        """The newest that is known; a script says STALE where that is not enough."""
+        return self._routes or await self._read_routes()
+
+    def forget_routes(self) -> None:
+        self._routes = None
+
+    async def _read_routes(self) -> Routes:
+        routes = await self._look()
+        if self._epoch is not None and routes.epoch != self._epoch:
+            await self._restore(routes)
+            routes = await self._look()
+        self._epoch = routes.epoch
+        self._routes = routes
+        return routes
+
+    async def _look(self) -> Routes:
+        return Routes(self.base, *await self.run(scripts.ROUTES))
+
+    async def seen(self, version: bytes | None) -> None:
+        """The version that the server has now: where it is another one, what was lost with it is declared again."""
+        if self._routes is None or self._routes.version != (version is not None and version.decode()):
+            self.forget_routes()
+            await self.routes()
+
+    async def restore(self) -> bool:
+        """After the server has lost everything, declare what this process had. False where it has lost nothing."""
+        before = self._epoch
+        self.forget_routes()
+        await self.routes()
+        return before != self._epoch
+
+    async def _restore(self, routes: Routes) -> None:
+        """A server that was flushed, or came back without its data: what this process needs is declared again."""
+        async with self._restoring:
+            self._epoch = routes.epoch
+            await self._declare(list(self._declared.values()), list(self._retained.values()))
+
+    async def declare(self, subscriptions: Sequence[Subscription], retentions: Sequence[Retention]) -> None:
+        await self._declare(subscriptions, retentions)
+        self._declared.update((one, one) for one in subscriptions)
+        self._retained.update((retention.topic, retention) for retention in retentions)
+        await self.routes()
+
+    def undeclare(self, subscriptions: Iterable[Subscription]) -> None:
+        """They need not be there any more."""
+        for subscription in subscriptions:
+            self._declared.pop(subscription, None)
+
+    def declared(self) -> list[Subscription]:
+        return list(self._declared.values())
+
+    async def _declare(self, subscriptions: Sequence[Subscription], retentions: Sequence[Retention]) -> None:
+        kept = {retention.topic: micros(retention.seconds) for retention in retentions}
+        while True:
+            routes = await self._look()
+            queues = [self._queue_request(one, routes, kept) for one in subscriptions]
+            try:
+                await self.run(scripts.DECLARE, routes.version, fresh(), fresh(), list(kept.items()), queues)
+            except Stale:
+                continue
+            self.forget_routes()
+            return
+
+    def _queue_request(self, subscription: Subscription, routes: Routes, kept: dict[str, int]) -> tuple[Any, ...]:
+        since: int | bool = False
+        if subscription.start != "latest":
+            since = 0 if subscription.start == "earliest" else micros(float(subscription.start))
+        return (
+            self.queue(subscription),
+            raw(pack_route(subscription)),
+            subscription.ordered,
+            micros(LIFETIME) if subscription.ephemeral else False,
+            routes.logs(subscription.topic, kept),
+            since,
+        )
+
+    async def remove(self, subscriptions: Iterable[Subscription], consumers: Sequence[str] = ()) -> None:
+        removed = list(subscriptions)
+        self.undeclare(removed)
+        await self.run(scripts.REMOVE, fresh(), [self.queue(one) for one in removed], consumers)
+        self.forget_routes()
+
+    def log(self, topic: str) -> str:
+        return log_of(self.base, topic)

@@ -1,0 +1,96 @@
+"""From outcomes to what `settle.lua` takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from carteiro.backends.redis.publishing import Rows, compose, micros, raw
+from carteiro.backends.redis.routes import Routes, Targets
+from carteiro.message import Action, Delivery, Outcome, Outgoing, Write
+from carteiro.ports.dead_letters import dead_notice, dead_queue, reason_of, whole_history
+
+_ACK, _RETRY, _DEAD = Action.ACK, Action.RETRY, Action.DEAD  # an enum's own names are slow
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Settlement:
+    """One settle: what to send, and afterwards what became of it. Of several outcomes for one delivery the first is."""
+
+    def __init__(self, outcomes: Iterable[Outcome]) -> None:
+        self._acks: dict[str, list[bytes]] = {}
+        self._others: list[tuple[str, bytes, Outcome]] = []
+        self._deliveries: dict[bytes, Delivery] = {}
+        self._repeated: list[Delivery] = []
+        self._unrouted: dict[bytes, list[Outgoing]] = {}
+        for outcome in outcomes:
+            delivery = outcome.delivery
+            queue, token = delivery.token
+            if token in self._deliveries:
+                self._repeated.append(delivery)
+                continue
+            self._deliveries[token] = delivery
+            if outcome.action is _ACK and not outcome.emits and not outcome.writes:
+                self._acks.setdefault(queue, []).append(token)
+            else:
+                self._others.append((queue, token, outcome))
+
+    @property
+    def needs_routes(self) -> bool:
+        return any(outcome.emits or outcome.action is _DEAD for _, _, outcome in self._others)
+
+    def request(self, routes: Routes | None, rows: Rows) -> tuple[Any, ...]:
+        """With `routes` where it needs them. Raises Unencodable for an emit that cannot be kept."""
+        self._unrouted.clear()
+        acks = [part for queue, tokens in self._acks.items() for part in (queue, raw(b"".join(tokens)))]
+        others = [self._other(queue, token, outcome, routes, rows) for queue, token, outcome in self._others]
+        return (False if routes is None else routes.version, acks, others)
+
+    def lost(self, answer: Sequence[bytes]) -> list[Delivery]:
+        return [*(self._deliveries[token] for token in answer), *self._repeated]
+
+    def unrouted(self, answer: Sequence[bytes]) -> list[Outgoing]:
+        """What was emitted and no group gets."""
+        return [message for token, messages in self._unrouted.items() if token not in answer for message in messages]
+
+    def _other(self, queue: str, token: bytes, outcome: Outcome, routes: Routes | None, rows: Rows) -> tuple[Any, ...]:
+        failures: msgspec.Raw | bool = False
+        letter: tuple[str, msgspec.Raw] | bool = False
+        emits: list[tuple[Outgoing, Targets]] = []
+        if outcome.action is _RETRY:
+            history = whole_history(outcome)
+            failures = raw(_encode(history)) if history else False
+        if routes is not None:
+            if outcome.action is _DEAD:
+                letter, emits = _bury(outcome, routes)
+            emits += ((emit, routes.targets(emit.topic)) for emit in outcome.emits)
+        parts, unrouted = compose(emits, rows)
+        if outcome.emits and unrouted:
+            self._unrouted[token] = [message for message in unrouted if message in outcome.emits]
+        writes = [write_of(write) for write in outcome.writes]
+        return (queue, raw(token), outcome.action.value, micros(outcome.delay), failures, letter, writes, parts)
+
+
+def write_of(write: Write) -> tuple[Any, ...]:
+    """As `entries.lua` takes it."""
+    return (
+        write.key,
+        False if write.value is None else raw(write.value),
+        False if write.ttl is None else micros(write.ttl),
+        False if write.expect is None else write.expect,
+    )
+
+
+def _bury(outcome: Outcome, routes: Routes) -> tuple[tuple[str, msgspec.Raw], list[tuple[Outgoing, Targets]]]:
+    """The letter, and the messages that tell those who subscribe to its queue, under either of its names."""
+    subscription, message = outcome.delivery.subscription, outcome.delivery.message
+    queue, alias = dead_queue(message.topic, subscription.group, routes.targets(message.topic).groups)
+    reason = reason_of(outcome)
+    words = _encode((queue, subscription.topic, subscription.group, reason, whole_history(outcome)))
+    told = [(dead_notice(message, subscription.group, reason, queue), routes.targets(queue))]
+    others = routes.targets(alias, besides=queue)
+    if not others.nobody:
+        told.append((dead_notice(message, subscription.group, reason, alias), others))
+    return (queue, raw(words)), told

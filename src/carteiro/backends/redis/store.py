@@ -1,0 +1,46 @@
+"""The Store port on a Redis server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from carteiro.backends.redis import scripts
+from carteiro.backends.redis.server import Server
+from carteiro.backends.redis.settling import write_of
+from carteiro.message import Write
+from carteiro.ports.store import Entry
+
+
+class RedisStore:
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._connected = False
+
+    async def connect(self) -> None:
+        if not self._connected:
+            await self._server.link.open()
+            self._connected = True
+
+    async def close(self) -> None:
+        if self._connected:
+            self._connected = False
+            await self._server.link.close()
+
+    async def get(self, keys: Sequence[str]) -> Mapping[str, Entry]:
+        return _entries(await self._server.run(scripts.READ, keys, "")) if keys else {}
+
+    async def scan(self, prefix: str) -> Mapping[str, Entry]:
+        return _entries(await self._server.run(scripts.READ, False, prefix))
+
+    async def write(self, writes: Sequence[Write]) -> Sequence[bool]:
+        if not writes:
+            return []
+        return [bool(done) for done in await self._server.run(scripts.WRITE, *map(write_of, writes))]
+
+
+def _entries(answer: Sequence[Any]) -> dict[str, Entry]:
+    return {
+        key.decode(): Entry(value, int(version))
+        for key, version, value in zip(answer[::3], answer[1::3], answer[2::3], strict=True)
+    }

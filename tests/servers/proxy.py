@@ -1,0 +1,180 @@
+"""A TCP proxy that a test can be unkind with."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import random
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from typing import Any, Self, TypeVar
+
+from tests.servers.process import PATIENCE, free_port
+
+_T = TypeVar("_T")
+_CHUNK = 65_536
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends a RST at once
+
+
+class Proxy:
+    """Hands what comes on `port` of 127.0.0.1 on to a server there, and back.
+
+    It runs on an event loop in a thread of its own, so that it works whatever the test's loop does; each method returns
+    when it is done. `cuts` counts the connections that it cut.
+    """
+
+    def __init__(self, target: int) -> None:
+        self.port = free_port()
+        self.cuts = 0
+        self._target = target
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
+        self._listening: asyncio.Server | None = None
+        self._links: set[_Link] = set()
+        self._flowing = asyncio.Event()
+        self._cutting: asyncio.Task[None] | None = None
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self.heal()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._do(self._close)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(PATIENCE)
+        self._loop.close()
+
+    @property
+    def connections(self) -> int:
+        """How many pass through it now."""
+        return self._do(lambda: len(self._links))
+
+    def cut(self) -> int:
+        """Reset all connections, and return how many that were. New ones are still accepted."""
+        return self._do(self._cut_all)
+
+    def cut_at_random(self, every: float, seed: int = 0) -> None:
+        """From now on, cut some connection every so many seconds on average, every other one amid what it was passing."""
+        self._do(functools.partial(self._start_cutting, every, random.Random(seed)))
+
+    def refuse(self) -> None:
+        """Listen no more, as a server that is down: new connections are refused. Those that there are stay."""
+        self._do(self._stop_listening)
+
+    def stall(self) -> None:
+        """Accept, and pass nothing on, as a server that hangs; what comes is kept, and passed on after `heal`."""
+        self._do(self._flowing.clear)
+
+    def heal(self) -> None:
+        """Do none of this any more."""
+        self._do(self._heal)
+
+    # -- on the proxy's loop -----------------------------------------------------------------------------------------
+
+    def _do(self, action: Callable[[], _T]) -> _T:
+        async def act() -> Any:
+            done = action()
+            return await done if asyncio.iscoroutine(done) else done
+
+        result: _T = asyncio.run_coroutine_threadsafe(act(), self._loop).result(PATIENCE)
+        return result
+
+    async def _heal(self) -> None:
+        self._stop_cutting()
+        self._flowing.set()
+        if self._listening is None:
+            self._listening = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+
+    async def _close(self) -> None:
+        self._stop_cutting()
+        self._stop_listening()
+        tasks = [link.task for link in self._links]
+        self._cut_all()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _stop_listening(self) -> None:
+        if self._listening is not None:
+            self._listening.close()
+            self._listening = None
+
+    def _cut_all(self) -> int:
+        links = list(self._links)
+        for link in links:
+            self._cut(link)
+        return len(links)
+
+    def _cut(self, link: _Link) -> None:
+        self.cuts += 1
+        self._links.discard(link)
+        link.cut()
+
+    def _start_cutting(self, every: float, chance: random.Random) -> None:
+        self._stop_cutting()
+        self._cutting = self._loop.create_task(self._keep_cutting(every, chance))
+
+    def _stop_cutting(self) -> None:
+        if self._cutting is not None:
+            self._cutting.cancel()
+            self._cutting = None
+        for link in self._links:
+            link.torn_after = None
+
+    async def _keep_cutting(self, every: float, chance: random.Random) -> None:
+        while True:
+            await asyncio.sleep(chance.expovariate(1 / every))
+            if whole := [link for link in self._links if link.torn_after is None]:
+                link = chance.choice(whole)
+                if chance.random() < 0.5:
+                    self._cut(link)
+                else:
+                    link.torn_after = chance.random()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        link = _Link(writer)
+        self._links.add(link)
+        try:
+            await self._flowing.wait()
+            answers, server = await asyncio.open_connection("127.0.0.1", self._target)
+            link.writers.append(server)
+            await asyncio.gather(self._pass(link, reader, server), self._pass(link, answers, writer))
+        except OSError:  # the server is down, or one of the two ends has gone
+            pass
+        finally:
+            self._links.discard(link)
+            link.cut()
+
+    async def _pass(self, link: _Link, source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
+        while data := await source.read(_CHUNK):
+            await self._flowing.wait()
+            if link.torn_after is not None:
+                to.write(data[: int(len(data) * link.torn_after)])
+                await to.drain()
+                self._cut(link)
+                return
+            to.write(data)
+            await to.drain()
+        with contextlib.suppress(OSError):
+            to.write_eof()
+
+
+class _Link:
+    """One connection through the proxy: to the client, and, once it stands, to the server."""
+
+    def __init__(self, client: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.task = task
+        self.writers = [client]
+        self.torn_after: float | None = None
+        """The share of the next chunk that is passed on before it is cut, if it is to be torn."""
+
+    def cut(self) -> None:
+        for writer in self.writers:
+            connection = writer.get_extra_info("socket")
+            with contextlib.suppress(OSError):
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            writer.transport.abort()

@@ -1,0 +1,5 @@
+"""The systems that tests may need."""
+
+from tests.servers.redis import REDIS, REDIS_TLS, VALKEY
+
+SYSTEMS = {system.name: system for system in (REDIS, REDIS_TLS, VALKEY)}
