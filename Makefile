@@ -5,7 +5,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test soak lint types format bench clean
+.PHONY: help run demo test soak servers lint types format bench clean
 
 help: ## show this
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile | while IFS='	' read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
@@ -16,11 +16,14 @@ run: $(VENV)/.run ## run the shop: web API and workers on the embedded broker
 demo: $(VENV)/.run ## feed 1,000 orders through the shop and account for each
 	@$(PY) -m examples.shop.demo
 
-test: $(VENV)/.dev ## run all the tests (but the soak); ARGS="-k retry" picks some
+test: servers ## run all the tests (but the soak); ARGS="-k retry" picks some
 	@$(PY) -m pytest $(ARGS)
 
-soak: $(VENV)/.dev ## run the tests that take minutes
+soak: servers ## run the tests that take minutes
 	@$(PY) -m pytest -m soak $(ARGS)
+
+servers: $(VENV)/.dev ## install the servers that the tests run on, as far as they can be had
+	@$(PY) -m tests.servers.install
 
 lint: $(VENV)/.dev ## ruff, and who may import whom
 	@$(PY) -m ruff check

@@ -8,7 +8,7 @@ import trustme
 
 
 class Certificates:
-    """PEM files in a folder: `authority` signed `certificate` (for localhost and 127.0.0.1) and `client_certificate`."""
+    """PEM files: `authority` has signed `certificate`, for localhost and 127.0.0.1, and `client_certificate`."""
 
     def __init__(self, folder: Path) -> None:
         self.authority = folder / "authority.pem"

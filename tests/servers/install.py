@@ -1,7 +1,6 @@
 """`python -m tests.servers.install`: bring onto this machine what the tests need, as far as that can be done.
 
-Takes each offer that is not taken yet. What cannot be had is said in a line, and the exit code is 1: nothing fails for
-that, but it is tried again next time.
+Takes each offer that is not taken yet. A system that is still missing then is said in a line, and nothing fails for it.
 """
 
 from __future__ import annotations
@@ -12,25 +11,26 @@ from tests.servers.registry import SYSTEMS
 from tests.servers.system import NotInstalled, Offer
 
 
-def main() -> int:
-    for system in SYSTEMS.values():
-        for offer in system.offers:
-            if not offer.is_here():
-                _take(offer)
-    missing = [system for system in SYSTEMS.values() if not system.is_here()]
-    for system in missing:
-        print(f"{system.missing}. The tests that need it are skipped.", file=sys.stderr)
-    return 1 if missing else 0
+def main() -> None:
+    troubles = {
+        name: [trouble for offer in system.offers if not offer.is_here() and (trouble := _take(offer))]
+        for name, system in SYSTEMS.items()
+    }
+    for name, system in SYSTEMS.items():
+        if not system.is_here():
+            tried = f" (tried: {'; '.join(troubles[name])})" if troubles[name] else ""
+            print(f"{system.missing}. The tests that need it are skipped.{tried}", file=sys.stderr)
 
 
-def _take(offer: Offer) -> None:
+def _take(offer: Offer) -> str:
+    """What was in the way, or ''."""
     try:
         offer.install()
     except NotInstalled as trouble:
-        print(f"not installed for the tests: {offer.title}: {trouble}", file=sys.stderr)
-    else:
-        print(f"installed for the tests: {offer.title}")
+        return f"{offer.title}: {trouble}"
+    print(f"installed for the tests: {offer.title}")
+    return ""
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

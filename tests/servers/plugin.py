@@ -15,10 +15,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.servers.redis import Program, RedisServer, programs
+from tests.servers.redis import Program, RedisServer, programs, with_query
 from tests.servers.redis_cluster import RedisCluster
 from tests.servers.registry import SYSTEMS
-
 
 REQUIRE = "CARTEIRO_TEST_REQUIRE"
 
@@ -69,7 +68,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(scope="session")
-def _redis_servers(request: pytest.FixtureRequest) -> Iterator[Callable[[Program], RedisServer]]:
+def _redis_servers() -> Iterator[Callable[[Program], RedisServer]]:
     with contextlib.ExitStack() as stack:
         started: dict[Program, RedisServer] = {}
 
@@ -82,9 +81,7 @@ def _redis_servers(request: pytest.FixtureRequest) -> Iterator[Callable[[Program
 
 
 @pytest.fixture(scope="session")
-def redis_server(
-    request: pytest.FixtureRequest, _redis_servers: Callable[[Program], RedisServer]
-) -> RedisServer:
+def redis_server(request: pytest.FixtureRequest, _redis_servers: Callable[[Program], RedisServer]) -> RedisServer:
     """The session's Redis (or Valkey, if that is what there is)."""
     need(request.config, "redis")
     return _redis_servers(programs()[0])
@@ -93,13 +90,11 @@ def redis_server(
 @pytest.fixture
 def redis_url(redis_server: RedisServer) -> str:
     """The session's Redis, with a prefix of the test's own."""
-    return redis_server.url_with(prefix=_new_prefix())
+    return _own_part_of(redis_server.url)
 
 
 @pytest.fixture(scope="session")
-def each_redis_server(
-    request: pytest.FixtureRequest, _redis_servers: Callable[[Program], RedisServer]
-) -> RedisServer:
+def each_redis_server(request: pytest.FixtureRequest, _redis_servers: Callable[[Program], RedisServer]) -> RedisServer:
     """The session's server of each version of Redis and Valkey that is installed: the test runs on every one."""
     need(request.config, "redis")
     return _redis_servers(request.param)
@@ -108,7 +103,7 @@ def each_redis_server(
 @pytest.fixture
 def each_redis_url(each_redis_server: RedisServer) -> str:
     """The session's server of each version, with a prefix of the test's own."""
-    return each_redis_server.url_with(prefix=_new_prefix())
+    return _own_part_of(each_redis_server.url)
 
 
 @pytest.fixture(scope="session")
@@ -117,6 +112,12 @@ def redis_cluster(request: pytest.FixtureRequest) -> Iterator[RedisCluster]:
     need(request.config, "redis")
     with RedisCluster() as cluster:
         yield cluster
+
+
+@pytest.fixture
+def redis_cluster_url(redis_cluster: RedisCluster) -> str:
+    """The session's cluster, with a prefix of the test's own."""
+    return _own_part_of(redis_cluster.url)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -128,5 +129,5 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         )
 
 
-def _new_prefix() -> str:
-    return f"test-{uuid.uuid4().hex[:8]}"
+def _own_part_of(url: str) -> str:
+    return with_query(url, prefix=f"test-{uuid.uuid4().hex[:8]}")

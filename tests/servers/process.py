@@ -180,8 +180,8 @@ def new_folder(name: str) -> tempfile.TemporaryDirectory[str]:
 def free_port() -> int:
     """A TCP port on 127.0.0.1 that nobody listens on.
 
-    Below the ports that the kernel gives to outgoing connections: on one of those, a client that tries again and again to
-    reach a server that is down ends up connected to itself, and the server finds its port taken when it comes back.
+    Below the ports that the kernel gives to outgoing connections: on one of those, a client that tries again and again
+    to reach a server that is down ends up connected to itself, and the server finds its port taken when it comes back.
     """
     while True:
         port = random.SystemRandom().randrange(20_000, 32_000)

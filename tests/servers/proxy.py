@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import random
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Coroutine
 from typing import Any, Self, TypeVar
 
 from tests.servers.process import PATIENCE, free_port
@@ -43,7 +42,7 @@ class Proxy:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._do(self._close)
+        self._do(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(PATIENCE)
         self._loop.close()
@@ -51,37 +50,40 @@ class Proxy:
     @property
     def connections(self) -> int:
         """How many pass through it now."""
-        return self._do(lambda: len(self._links))
+        return len(self._links)
 
     def cut(self) -> int:
         """Reset all connections, and return how many that were. New ones are still accepted."""
-        return self._do(self._cut_all)
+        return self._do(self._cut_all())
 
     def cut_at_random(self, every: float, seed: int = 0) -> None:
-        """From now on, cut some connection every so many seconds on average, every other one amid what it was passing."""
-        self._do(functools.partial(self._start_cutting, every, random.Random(seed)))
+        """From now on, cut a connection every so many seconds on average, every other one amid what it is passing."""
+        self._do(self._start_cutting(every, random.Random(seed)))
 
     def refuse(self) -> None:
         """Listen no more, as a server that is down: new connections are refused. Those that there are stay."""
-        self._do(self._stop_listening)
+        self._do(self._refuse())
 
     def stall(self) -> None:
         """Accept, and pass nothing on, as a server that hangs; what comes is kept, and passed on after `heal`."""
-        self._do(self._flowing.clear)
+        self._do(self._stall())
 
     def heal(self) -> None:
         """Do none of this any more."""
-        self._do(self._heal)
+        self._do(self._heal())
+
+    def _do(self, action: Coroutine[Any, Any, _T]) -> _T:
+        return asyncio.run_coroutine_threadsafe(action, self._loop).result(PATIENCE)
 
     # -- on the proxy's loop -----------------------------------------------------------------------------------------
 
-    def _do(self, action: Callable[[], _T]) -> _T:
-        async def act() -> Any:
-            done = action()
-            return await done if asyncio.iscoroutine(done) else done
+    async def _refuse(self) -> None:
+        if self._listening is not None:
+            self._listening.close()
+            self._listening = None
 
-        result: _T = asyncio.run_coroutine_threadsafe(act(), self._loop).result(PATIENCE)
-        return result
+    async def _stall(self) -> None:
+        self._flowing.clear()
 
     async def _heal(self) -> None:
         self._stop_cutting()
@@ -91,37 +93,23 @@ class Proxy:
 
     async def _close(self) -> None:
         self._stop_cutting()
-        self._stop_listening()
+        await self._refuse()
         tasks = [link.task for link in self._links]
-        self._cut_all()
+        for link in list(self._links):
+            link.cut()
+        for task in tasks:
+            task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _stop_listening(self) -> None:
-        if self._listening is not None:
-            self._listening.close()
-            self._listening = None
-
-    def _cut_all(self) -> int:
+    async def _cut_all(self) -> int:
         links = list(self._links)
         for link in links:
             self._cut(link)
         return len(links)
 
-    def _cut(self, link: _Link) -> None:
-        self.cuts += 1
-        self._links.discard(link)
-        link.cut()
-
-    def _start_cutting(self, every: float, chance: random.Random) -> None:
+    async def _start_cutting(self, every: float, chance: random.Random) -> None:
         self._stop_cutting()
         self._cutting = self._loop.create_task(self._keep_cutting(every, chance))
-
-    def _stop_cutting(self) -> None:
-        if self._cutting is not None:
-            self._cutting.cancel()
-            self._cutting = None
-        for link in self._links:
-            link.torn_after = None
 
     async def _keep_cutting(self, every: float, chance: random.Random) -> None:
         while True:
@@ -132,6 +120,18 @@ class Proxy:
                     self._cut(link)
                 else:
                     link.torn_after = chance.random()
+
+    def _stop_cutting(self) -> None:
+        if self._cutting is not None:
+            self._cutting.cancel()
+            self._cutting = None
+        for link in self._links:
+            link.torn_after = None
+
+    def _cut(self, link: _Link) -> None:
+        self.cuts += 1
+        self._links.discard(link)
+        link.cut()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         link = _Link(writer)

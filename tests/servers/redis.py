@@ -41,9 +41,13 @@ class Program:
 @functools.cache
 def programs() -> tuple[Program, ...]:
     """What is installed, one of each version: Redis before Valkey, and what is on the PATH before what is in wheels."""
-    found = (_look_at(path) for name in ("redis-server", "valkey-server") for path in installed(name))
-    supported = [program for program in found if program is not None and program.version >= OLDEST]
-    return tuple({program.name: program for program in reversed(supported)}.values())[::-1]
+    found: dict[str, Program] = {}
+    for name in ("redis-server", "valkey-server"):
+        for path in installed(name):
+            program = _look_at(path)
+            if program is not None and program.version >= OLDEST:
+                found.setdefault(program.name, program)
+    return tuple(found.values())
 
 
 def _look_at(path: Path) -> Program | None:
@@ -91,7 +95,7 @@ class Options(TypedDict, total=False):
     """How a server is set up.
 
     - `program`: which one; by default the first that there is.
-    - `aof`: keep what it holds in an append-only file, synced at each write or each second. By default it keeps nothing.
+    - `aof`: an append-only file, synced at each write or each second. By default it keeps nothing on the disk.
     - `maxmemory`, `policy`: as redis.conf has them, "64mb" and "noeviction".
     - `password`: of the default user.
     - `users`: ACL rules, each a user's name and what follows it in redis.conf: "ana on >secret ~* &* +@all".
@@ -112,7 +116,7 @@ class Options(TypedDict, total=False):
 
 
 class RedisServer(ServerProcess):
-    """A server on a free port of 127.0.0.1 and on a unix socket. `with` starts it, and at the end leaves nothing behind.
+    """A server on a free port of 127.0.0.1 and on a unix socket; `with` starts it, and leaves nothing behind.
 
     Raises LookupError if no server that can do this is installed.
     """
@@ -144,16 +148,12 @@ class RedisServer(ServerProcess):
     def unix_url(self) -> str:
         return f"unix://{self._credentials()}{self.socket}?db=0"
 
-    def url_with(
-        self, *, port: int | None = None, db: int = 0, user: str = "", password: str | None = None, **query: str
-    ) -> str:
-        """Its URL, but with the port of a proxy, as another user, with more in the query."""
-        scheme = "redis"
-        if tls := self.options.get("tls"):
-            scheme = "rediss"
-            query = {"ssl_ca_certs": str(tls.authority), **query}
-        tail = f"?{urlencode(query)}" if query else ""
-        return f"{scheme}://{self._credentials(user, password)}127.0.0.1:{port or self.port}/{db}{tail}"
+    def url_with(self, *, port: int | None = None, db: int = 0, user: str = "", password: str | None = None) -> str:
+        """Its URL, but with the port of a proxy, or another database, user or password."""
+        tls = self.options.get("tls")
+        scheme = "rediss" if tls else "redis"
+        url = f"{scheme}://{self._credentials(user, password)}127.0.0.1:{port or self.port}/{db}"
+        return with_query(url, ssl_ca_certs=str(tls.authority)) if tls else url
 
     def client(self, **options: Any) -> redis.Redis:
         """A plain client, `decode_responses` on. Close it, or use it in a `with`."""
@@ -198,6 +198,11 @@ class RedisServer(ServerProcess):
         if master := options.get("replica_of"):
             lines.append(f"replicaof 127.0.0.1 {master.port}")
         return [*lines, *options.get("config", ())]
+
+
+def with_query(url: str, **options: str) -> str:
+    """The URL, of a server, a cluster or sentinels, with these options in its query too."""
+    return f"{url}{'&' if '?' in url else '?'}{urlencode(options)}"
 
 
 def pick_program(*, tls: bool = False) -> Program:

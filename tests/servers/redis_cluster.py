@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from typing import Any, Self, Unpack
 
 import redis
@@ -26,7 +27,7 @@ class RedisCluster:
 
     @property
     def url(self) -> str:
-        """`redis+cluster://host:port,host:port,…`, or `rediss+cluster://`; passwords and TLS as a server's URL has them."""
+        """`redis+cluster://host:port,…/0`, or `rediss+cluster://`; password and TLS as in a server's URL."""
         return join_urls("cluster", self.nodes[0].url, [node.port for node in self.nodes])
 
     def __enter__(self) -> Self:
@@ -43,7 +44,7 @@ class RedisCluster:
     def until_ok(self) -> None:
         """Return when every node says that all slots are served: after the start, and after a node came back."""
         for node in self.nodes:
-            node.until(lambda node=node: self._is_ok(node), "in a cluster that is ok", not_yet=redis.RedisError)
+            node.until(functools.partial(self._is_ok, node), "in a cluster that is ok", not_yet=redis.RedisError)
 
     def _join(self) -> None:
         first = self.nodes[0]
@@ -70,7 +71,7 @@ def _in_cluster(options: Options, bus: int) -> Options:
 def join_urls(kind: str, url: str, ports: list[int], path: str = "") -> str:
     """A server's URL turned into one of `kind` that names many ports, with `path` in front of the database."""
     scheme, rest = url.split("://")
-    credentials, _, _ = rest.rpartition("@")
-    _, _, tail = rest.rpartition("@")[2].partition("/")
+    credentials, at, address = rest.rpartition("@")
+    _, _, database = address.partition("/")
     hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
-    return f"{scheme}+{kind}://{credentials}{'@' if credentials else ''}{hosts}/{path}{tail}"
+    return f"{scheme}+{kind}://{credentials}{at}{hosts}/{path}{database}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from pathlib import Path
 from typing import Any, Self, Unpack
 
@@ -66,7 +67,8 @@ class RedisSentinel:
 
     def __init__(self, sentinels: int = 1, **options: Unpack[Options]) -> None:
         master = RedisServer(**options)
-        self.nodes = [master, RedisServer(**{**options, "replica_of": master})]
+        of_replica: Options = {**options, "replica_of": master}
+        self.nodes = [master, RedisServer(**of_replica)]
         self.sentinels = [Sentinel(master, sentinels // 2 + 1) for _ in range(sentinels)]
         self._stack = contextlib.ExitStack()
 
@@ -92,9 +94,7 @@ class RedisSentinel:
         """Wait until another server than `was`, the dead one, is master, and every sentinel says so; return it."""
         (other,) = [node for node in self.nodes if node is not was]
         for sentinel in self.sentinels:
-            sentinel.until(
-                lambda sentinel=sentinel: int(self._seen_by(sentinel)["port"]) == other.port, "of another master's mind"
-            )
+            sentinel.until(functools.partial(self._obeys, sentinel, other), "told of the new master")
         other.until(lambda: other.says("INFO", "replication")["role"] == "master", "master", not_yet=redis.RedisError)
         return other
 
@@ -103,7 +103,7 @@ class RedisSentinel:
             for server in (*self.nodes, *self.sentinels):
                 stack.enter_context(server)
             for sentinel in self.sentinels:
-                sentinel.until(lambda sentinel=sentinel: self._could_fail_over(sentinel), "aware of all the others")
+                sentinel.until(functools.partial(self._could_fail_over, sentinel), "aware of all the others")
             self._stack = stack.pop_all()
         return self
 
@@ -113,6 +113,9 @@ class RedisSentinel:
     def _seen_by(self, sentinel: Sentinel) -> dict[str, str]:
         seen: dict[str, str] = sentinel.says("SENTINEL", "MASTER", SERVICE)
         return seen
+
+    def _obeys(self, sentinel: Sentinel, master: RedisServer) -> bool:
+        return int(self._seen_by(sentinel)["port"]) == master.port
 
     def _could_fail_over(self, sentinel: Sentinel) -> bool:
         others = int(self._seen_by(sentinel)["num-other-sentinels"])

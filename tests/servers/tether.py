@@ -2,8 +2,8 @@
 
     python tether.py PARENT_PID PROGRAM ARGUMENT…
 
-A program of its own, because the kernel's promise (`PR_SET_PDEATHSIG`) has to be asked for by the child between fork and
-exec, and Python code run there (`preexec_fn`) can deadlock in a process that has threads. Where there is no such promise
+A program of its own, because the kernel's promise (`PR_SET_PDEATHSIG`) has to be asked for by the child between fork
+and exec, and Python code run there (`preexec_fn`) can deadlock in a process that has threads. Where no such promise is
 to be had (outside Linux), the server is stopped by what started it, or not at all.
 """
 
