@@ -150,11 +150,11 @@ class RedisConsumer:
 
     async def _claim(self, asked: Sequence[tuple[Subscription, int]]) -> list[Delivery]:
         """From here on a message that comes in meanwhile makes its queue hot again, and so is not overlooked."""
-        token = os.urandom(8)
-        request: list[Any] = [raw(token)]
-        for one, limit in asked:
+        tokens = [os.urandom(8) for _ in asked]
+        request: list[Any] = []
+        for (one, limit), token in zip(asked, tokens, strict=True):
             self._look_at[one] = math.inf
-            request += (self._queues[one], limit, micros(one.lease))
+            request += (self._queues[one], raw(token), limit, micros(one.lease))
         try:
             now, *answers = await self._server.run(scripts.CLAIM, *request)
         except NoQueue as missing:
@@ -172,7 +172,7 @@ class RedisConsumer:
             if at >= 0:
                 self._look_at[one] = min(self._look_at[one], _HOT if at == 0 else local + (at - now) / 1_000_000)
             if rows:
-                deliveries += _deliveries(one, self._queues[one], token, rows, records, again)
+                deliveries += _deliveries(one, self._queues[one], tokens[index], rows, records, again)
         return deliveries
 
     def _heat(self, asked: Sequence[tuple[Subscription, int]]) -> None:

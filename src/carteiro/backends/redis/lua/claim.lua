@@ -2,17 +2,17 @@
 -- Claim: lease what is visible of some queues, up to the room of each, in the order of becoming visible.
 --
 -- needs     common
--- request   time, token, [queue, room, lease]…
+-- request   time, [queue, token, room, lease]…
 -- answer    the time, then for each queue: the rows, the records (each kind as one string), {index, tries, failures}
 --           of those that were claimed before, and when to look again: 0 at once, -1 not before it is woken
 --
--- Invariant: a claimed row is in `leases` under this claim's token, which no other claim ever had, and under no other.
+-- Invariant: a claimed row is in `leases` under its claim's token, and under no other. No two claims have the same, nor
+-- two queues of one claim: a message has the same row in each queue, and row and token name one delivery.
 -- Whoever gets less than it has room for arms the queue: the next one who adds to it wakes those who wait.
 --
 -- What becomes visible comes from three places, each of them in order: `ready`, `due` up to now, and the leases that
 -- ended. Nearly always the latter two are empty.
 
-local token = request[2]
 local BYTES = 8 * 1024 * 1024 -- of records in one answer, after which the rest has to wait
 local AT_A_TIME = 128
 
@@ -110,10 +110,10 @@ local function next_look(queue)
 end
 
 local answer = {now}
-for i = 3, #request, 3 do
-  local queue, lease = request[i], request[i + 2]
+for i = 2, #request, 4 do
+  local queue, token, lease = request[i], request[i + 1], request[i + 3]
   if call('HEXISTS', base .. ':routes', queue) == 0 then return redis.error_reply('NOQUEUE ' .. queue) end
-  room, taken, rows, fresh, size = request[i + 1], {}, {}, {}, 0
+  room, taken, rows, fresh, size = request[i + 2], {}, {}, {}, 0
   local found = returning(queue)
   if found then merge(queue, found) else take_ready(queue) end
   if #rows > 0 then

@@ -1,7 +1,7 @@
 #!lua flags=no-writes,allow-oom
 -- Groups: how each queue stands.
 --
--- needs     common
+-- needs     common lanes
 -- request   time
 -- answer    the time, consumer and queue of all that consume, then for each queue: its route, how many are visible,
 --           wait for their time, of these for a retry, are in flight, are blocked, are dead, and when the oldest of
@@ -17,9 +17,9 @@ local function oldest_of(queue)
     if element and (oldest == 0 or published(element) < oldest) then oldest = published(element) end
   end
   look(call('LINDEX', queue .. ':ready', 0))
-  for _, key in ipairs({':due', ':leases'}) do
+  for key, row in pairs({[':due'] = row_of, [':leases'] = row_of, [':lanes'] = row_in}) do
     local rows = call('ZRANGE', queue .. key, 0, LOOK)
-    for i, member in ipairs(rows) do rows[i] = row_of(member) end
+    for i, member in ipairs(rows) do rows[i] = row(member) end
     for _, element in ipairs(ask('HMGET', queue .. ':held', rows)) do look(element) end
   end
   return oldest
