@@ -8,7 +8,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import msgspec
 
@@ -16,6 +16,7 @@ from carteiro.errors import BrokerUnavailable, ConfigurationError
 
 _PORT: Final = 6379
 _SENTINEL_PORT: Final = 26379
+_LAST_PORT: Final = 65_535
 _SECONDS: Final = 5.0
 
 
@@ -27,7 +28,9 @@ class Server(msgspec.Struct, frozen=True):
     path: str | None = None
 
     def __str__(self) -> str:
-        return f"unix://{self.path}" if self.path is not None else f"{self.host}:{self.port}"
+        if self.path is not None:
+            return f"unix://{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -54,7 +57,10 @@ class Address(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         """Without the password: for errors and logs."""
         hosts = ",".join(map(str, self.servers))
-        return hosts if self.kind == "unix" else f"{self.kind}://{hosts}"
+        if self.kind == "unix":
+            return hosts
+        manner = "" if self.kind == "redis" else f"+{self.kind}"
+        return f"{'redis' if self.tls is None else 'rediss'}{manner}://{hosts}"
 
     def context(self) -> ssl.SSLContext | None:
         """Raises ConfigurationError for a certificate or key that cannot be read."""
@@ -82,7 +88,7 @@ _OPTIONS: Final = frozenset(
 
 def parse(url: str) -> Address:
     """Raises ConfigurationError for what it does not understand."""
-    parts = urlsplit(url)
+    parts = _parts(url)
     scheme, _, manner = parts.scheme.partition("+")
     kind = manner or ("unix" if scheme == "unix" else "redis")
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
@@ -94,6 +100,8 @@ def parse(url: str) -> Address:
         raise ConfigurationError(f"`{_hidden(url)}` has an option `{unknown[0]}` that is none of: {known}")
     if tls and not secure:
         raise ConfigurationError(f"`{_hidden(url)}` has TLS options, and is not rediss://")
+    if secure:
+        _demand(tls)
     username, password, hosts = _split(parts.netloc)
     path = unquote(parts.path)
     service = ""
@@ -103,8 +111,12 @@ def parse(url: str) -> Address:
             raise ConfigurationError(
                 f"`{_hidden(url)}` names no master: write it as redis+sentinel://host:26379,host:26379/mymaster/0"
             )
+    elif kind == "unix":
+        database = ""
+        if hosts or not path:
+            raise ConfigurationError(f"`{_hidden(url)}` has no path of a socket: write it as unix:///path/redis.sock")
     else:
-        database = "" if kind == "unix" else path.strip("/")
+        database = path.strip("/")
     prefix = options.get("prefix", "carteiro")
     if not prefix or not prefix.isprintable() or set(prefix) & set("{} []"):
         raise ConfigurationError(f"`{prefix}` is no prefix for keys: take letters, digits, `-`, `_`, `.` or `:`")
@@ -113,7 +125,7 @@ def parse(url: str) -> Address:
         servers=(Server(path=path),) if kind == "unix" else tuple(_servers(url, hosts, kind)),
         username=options.get("username", username),
         password=options.get("password", password),
-        database=_number(url, options.get("db", database or "0"), "database"),
+        database=_database(url, kind, options.get("db", database or "0")),
         service=service,
         tls=tls if secure else None,
         sentinel_username=options.get("sentinel_username"),
@@ -187,12 +199,9 @@ def _client_options(address: Address, username: str | None, password: str | None
 
 def _context(tls: Mapping[str, str]) -> ssl.SSLContext:
     context = ssl.create_default_context()
-    demands = tls.get("ssl_cert_reqs", "required")
-    levels = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
-    if demands not in levels:
-        raise ConfigurationError(f"ssl_cert_reqs is `{demands}`, and none of: {', '.join(levels)}")
-    context.check_hostname = demands != "none" and _is_true(tls.get("ssl_check_hostname", "true"))
-    context.verify_mode = levels[demands]
+    demand = _demand(tls)
+    context.check_hostname = demand != ssl.CERT_NONE and _is_true(tls.get("ssl_check_hostname", "true"))
+    context.verify_mode = demand
     try:
         if {"ssl_ca_certs", "ssl_ca_path", "ssl_ca_data"} & tls.keys():
             context.load_verify_locations(tls.get("ssl_ca_certs"), tls.get("ssl_ca_path"), tls.get("ssl_ca_data"))
@@ -204,6 +213,38 @@ def _context(tls: Mapping[str, str]) -> ssl.SSLContext:
         named = ", ".join(f"{name}={value}" for name, value in tls.items() if name not in _NOT_SHOWN)
         raise ConfigurationError(f"the TLS options cannot be used ({error}): {named}") from error
     return context
+
+
+def _demand(tls: Mapping[str, str]) -> ssl.VerifyMode:
+    """What `ssl_cert_reqs` asks of the server's certificate."""
+    asked = tls.get("ssl_cert_reqs", "required")
+    levels = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
+    if asked not in levels:
+        raise ConfigurationError(f"ssl_cert_reqs is `{asked}`, and none of: {', '.join(levels)}")
+    return levels[asked]
+
+
+def _parts(url: str) -> SplitResult:
+    """The URL in its parts; what cannot be one is not shown, since any part of it may be one of a password."""
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ConfigurationError(f"the broker's URL, `{url.partition(':')[0]}://…`, cannot be read: {error}") from None
+    if parts.fragment or _is_torn(parts):
+        raise ConfigurationError(
+            f"the broker's URL, `{parts.scheme}://…`, cannot be read: within a user, a password or an option, "
+            "percent-encode what is neither a letter nor a digit, such as `/` as %2F, `?` as %3F and `#` as %23"
+        )
+    return parts
+
+
+def _is_torn(parts: SplitResult) -> bool:
+    """Whether a `/` or a `?` in a password has ended the part of the URL that the password stands in."""
+    place = parts.netloc
+    if not place or "@" in place:
+        return False
+    port = place.rpartition("]")[2].partition(":")[2]
+    return "@" in parts.path or ("@" in parts.query and (place[0] == ":" or bool(port and not port.isdecimal())))
 
 
 def _split(netloc: str) -> tuple[str | None, str | None, str]:
@@ -218,12 +259,22 @@ def _servers(url: str, hosts: str, kind: str) -> Sequence[Server]:
         host, separator, port = one.rpartition(":")
         if not separator or one.endswith("]"):
             host, port = one, str(_SENTINEL_PORT if kind == "sentinel" else _PORT)
-        servers.append(Server(host.strip("[]") or "localhost", _number(url, port, "port")))
+        number = _number(url, port, "port")
+        if number > _LAST_PORT:
+            raise ConfigurationError(f"`{_hidden(url)}` has `{port}` for its port: the last one is {_LAST_PORT}")
+        servers.append(Server(host.strip("[]") or "localhost", number))
     if kind == "redis" and len(servers) > 1:
         raise ConfigurationError(
             f"`{_hidden(url)}` names several servers: write redis+sentinel:// or redis+cluster:// for these"
         )
     return servers
+
+
+def _database(url: str, kind: str, text: str) -> int:
+    number = _number(url, text, "database")
+    if number and kind == "cluster":
+        raise ConfigurationError(f"`{_hidden(url)}` names database {number}: a cluster has only database 0")
+    return number
 
 
 def _number(url: str, text: str, what: str) -> int:
@@ -247,7 +298,8 @@ def _is_true(text: str) -> bool:
 
 
 def _hidden(url: str) -> str:
-    """The URL without its password."""
-    scheme, _, rest = url.partition("://")
-    credentials, separator, place = rest.rpartition("@")
-    return f"{scheme}://{credentials.partition(':')[0]}:***@{place}" if separator else url
+    """The URL without its password and its options, some of which are passwords too."""
+    parts = urlsplit(url)
+    credentials, separator, hosts = parts.netloc.rpartition("@")
+    shown = f"{credentials.partition(':')[0]}:***@{hosts}" if separator else hosts
+    return f"{parts.scheme}://{shown}{parts.path}"

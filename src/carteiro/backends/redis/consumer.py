@@ -1,9 +1,11 @@
 """A claim on some subscriptions of the server.
 
-Each queue is *hot* or *cold*. A hot one is asked for in the next claim. One that gave less than there was room for is
-cold: the claim has armed it, and the next who adds to it wakes those who listen, which makes it hot again. So does the
-time at which something in it becomes visible: what is delayed, or a lease that ends. Nobody polls; only, since a pushed
-message may be lost, every beat makes all of them hot once.
+Each queue is *hot* or *cold*. A hot one is asked for in the next claim. One that had nothing is cold: the claim has
+armed it, and the next who adds to it wakes those who listen, which makes it hot again. So does the time at which
+something in it becomes visible: what is delayed, or a lease that ends. Nobody polls; only, since a pushed message may be
+lost, every beat makes all of them hot once.
+
+A fetch that got nothing waits, and the server knows: what is published then is leased and pushed to it in one step.
 """
 
 from __future__ import annotations
@@ -11,12 +13,15 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import struct
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
 
 from carteiro.backends.redis import scripts
+from carteiro.backends.redis.link import Listener
 from carteiro.backends.redis.mishaps import NoQueue, Stale
 from carteiro.backends.redis.publishing import micros, raw
 from carteiro.backends.redis.routes import unknown
@@ -28,6 +33,7 @@ from carteiro.ports.broker import Unrouted
 from carteiro.ports.records import at_attempt, unpack_all
 
 _ROW: Final = 12
+_HEAD: Final = struct.Struct(">HI8s")
 _HOT: Final = -math.inf
 
 _decode_failures = msgspec.msgpack.Decoder(tuple[Failure, ...]).decode
@@ -55,10 +61,12 @@ class RedisConsumer:
         self._leftover: list[tuple[float, Delivery]] = []
         self._changed = asyncio.Event()
         self._gone: BrokerUnavailable | None = None
-        self._claims: set[asyncio.Future[list[Delivery]]] = set()
+        self._channel = f"{server.base}:to:{self.id}"
+        self._waiting: set[str] = set()  # the queues of which something may be handed over
         for one, queue in self._queues.items():
             server.link.listen(f"{queue}:wake", self._listeners[one])
-        server.link.listen(f"{server.base}:changed", self.heat)
+        server.link.listen(f"{server.base}:changed", self._on_changed)
+        server.link.listen(self._channel, self._on_handed_over)
         server.link.on_lost(self._on_lost)
 
     @property
@@ -68,6 +76,12 @@ class RedisConsumer:
 
     async def fetch(self, room: Mapping[Subscription, int]) -> Sequence[Delivery]:
         """Raises NotConnected once the consumer is closed, also where it was waiting then."""
+        try:
+            return await self._fetch(room)
+        finally:
+            self._unwait()
+
+    async def _fetch(self, room: Mapping[Subscription, int]) -> Sequence[Delivery]:
         while True:
             if self.closed:
                 raise NotConnected("this consumer is closed: it fetches no more")
@@ -82,15 +96,7 @@ class RedisConsumer:
             if not asked:
                 await self._wait(min((self._look_at[one] for one in room if room[one] > 0), default=math.inf) - now)
                 continue
-            claim = asyncio.ensure_future(self._claim(asked))
-            self._claims.add(claim)
-            claim.add_done_callback(self._claims.discard)
-            try:
-                deliveries = await asyncio.shield(claim)
-            except asyncio.CancelledError:
-                claim.add_done_callback(self._keep)
-                raise
-            if deliveries:
+            if deliveries := await self._claim(asked):
                 return deliveries
 
     async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[Delivery]:
@@ -129,17 +135,16 @@ class RedisConsumer:
         link = self._server.link
         for one, queue in self._queues.items():
             link.unlisten(f"{queue}:wake", self._listeners[one])
-        link.unlisten(f"{self._server.base}:changed", self.heat)
+        link.unlisten(f"{self._server.base}:changed", self._on_changed)
+        link.unlisten(self._channel, self._on_handed_over)
         link.off_lost(self._on_lost)
         self._changed.set()
         self._on_close(self)
-        if self._claims:
-            await asyncio.wait(self._claims)
-        ephemeral = [one for one in self._queues if one.ephemeral]
+        await self._server.remove([one for one in self._queues if one.ephemeral], self.listening)
+        # Only now: a claim whose fetch was cancelled was answered before that.
         unseen = [Outcome(delivery, Action.RELEASE) for _, delivery in self._leftover]
         self._leftover.clear()
         await self.settle(unseen)
-        await self._server.remove(ephemeral, self.listening)
 
     def heat(self) -> None:
         """Look at every queue again."""
@@ -150,41 +155,71 @@ class RedisConsumer:
 
     async def _claim(self, asked: Sequence[tuple[Subscription, int]]) -> list[Delivery]:
         """From here on a message that comes in meanwhile makes its queue hot again, and so is not overlooked."""
-        tokens = [os.urandom(8) for _ in asked]
-        request: list[Any] = []
-        for (one, limit), token in zip(asked, tokens, strict=True):
+        # A token each: a message has the same row in all its queues, and is to be told apart from itself.
+        claims = [(one, limit, os.urandom(8)) for one, limit in asked]
+        request: list[Any] = [self._channel]
+        for one, limit, token in claims:
             self._look_at[one] = math.inf
             request += (self._queues[one], raw(token), limit, micros(one.lease))
         try:
-            now, *answers = await self._server.run(scripts.CLAIM, *request)
-        except NoQueue as missing:
+            answer = await self._server.run(scripts.CLAIM, *request, orphaned=partial(self._keep, claims))
+        except NoQueue:
             self._heat(asked)
-            if await self._server.restore():
-                return []
-            raise unknown(self._subscriptions[str(missing)]) from None
+            routes = await self._server.restore()
+            for one, _ in asked:
+                if one not in routes:
+                    raise unknown(one) from None
+            return []
         except BaseException:
             self._heat(asked)
             raise
+        return self._read(claims, answer)
+
+    def _read(self, claims: Sequence[tuple[Subscription, int, bytes]], answer: Sequence[Any]) -> list[Delivery]:
+        now, *answers = answer
         local = self._server.clock.monotonic()
         deliveries: list[Delivery] = []
-        for index, (one, _) in enumerate(asked):
+        for index, (one, _, token) in enumerate(claims):
             rows, records, again, at = answers[4 * index : 4 * index + 4]
-            if at >= 0:
-                self._look_at[one] = min(self._look_at[one], _HOT if at == 0 else local + (at - now) / 1_000_000)
             if rows:
-                deliveries += _deliveries(one, self._queues[one], tokens[index], rows, records, again)
+                self._look_at[one] = _HOT  # to wait for more of what is busy, the next fetch has to ask once more
+                deliveries += _deliveries(one, self._queues[one], token, rows, records, again)
+            elif at >= 0:
+                self._look_at[one] = min(self._look_at[one], local + (at - now) / 1_000_000)
+        if not deliveries:
+            self._waiting.update(self._queues[one] for one, _, _ in claims)
         return deliveries
 
     def _heat(self, asked: Sequence[tuple[Subscription, int]]) -> None:
         for one, _ in asked:
             self._look_at[one] = _HOT
 
-    def _waker(self, subscription: Subscription) -> Callable[[], None]:
-        def wake() -> None:
-            self._look_at[subscription] = _HOT
-            self._changed.set()
+    def _waker(self, subscription: Subscription) -> Listener:
+        def wake(besides: bytes) -> None:
+            if besides != self._channel.encode():
+                self._look_at[subscription] = _HOT
+                self._changed.set()
 
         return wake
+
+    def _on_changed(self, _: bytes) -> None:
+        self.heat()
+
+    def _on_handed_over(self, message: bytes) -> None:
+        name_size, row_size, token = _HEAD.unpack_from(message)
+        name_end = _HEAD.size + name_size
+        rows_end = name_end + row_size
+        queue = message[_HEAD.size : name_end].decode()
+        one = self._subscriptions[queue]
+        self._waiting.discard(queue)
+        self._look_at[one] = _HOT
+        self._hold(_deliveries(one, queue, token, message[name_end:rows_end], message[rows_end:], ()))
+
+    def _unwait(self) -> None:
+        """Nobody fetches any more: what is published from now on is for others."""
+        if self._waiting:
+            self._server.send(scripts.UNWAIT, self._channel, list(self._waiting))
+            self._waiting.clear()
 
     def _on_lost(self) -> None:
         self._gone = BrokerUnavailable(f"the connection to `{self._server.link.address}` is lost")
@@ -204,11 +239,16 @@ class RedisConsumer:
 
     # -- what was claimed and not taken ------------------------------------------------------------------------------
 
-    def _keep(self, claim: asyncio.Future[list[Delivery]]) -> None:
-        if claim.cancelled() or claim.exception() is not None:
-            return
+    def _keep(self, claims: Sequence[tuple[Subscription, int, bytes]], answer: Any) -> None:
+        """What a claim has brought whose fetch was cancelled meanwhile."""
+        if isinstance(answer, Exception):
+            return  # nothing was claimed; the next fetch asks again
+        self._hold(self._read(claims, answer))
+        self._unwait()
+
+    def _hold(self, deliveries: Sequence[Delivery]) -> None:
         now = self._server.clock.monotonic()
-        self._leftover += ((now + delivery.subscription.lease, delivery) for delivery in claim.result())
+        self._leftover += ((now + delivery.subscription.lease, delivery) for delivery in deliveries)
         self._changed.set()
 
     def _take_leftover(self, room: Mapping[Subscription, int]) -> list[Delivery]:

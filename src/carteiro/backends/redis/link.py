@@ -11,6 +11,7 @@ connection on which an answer is overdue is given up: what was under way on it f
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, cast
@@ -25,6 +26,10 @@ from carteiro.errors import BrokerError, BrokerUnavailable, NotConnected
 
 _INCOMPLETE: Final = object()
 Word = bytes | str | int
+Listener = Callable[[bytes], None]
+Orphaned = Callable[[Any], None]
+"""Gets the answer to a call whose caller was cancelled; it may be an error reply."""
+
 _encode = msgspec.msgpack.Encoder().encode
 _pack = cast(Callable[[tuple[Word, ...]], bytes], hiredis.pack_command)  # its stub says: a tuple of one
 
@@ -32,36 +37,46 @@ _pack = cast(Callable[[tuple[Word, ...]], bytes], hiredis.pack_command)  # its s
 class _Wire(asyncio.Protocol):
     """The connection while it lasts."""
 
-    def __init__(self, server: str, on_push: Callable[[bytes], None], on_lost: Callable[[_Wire], None]) -> None:
+    def __init__(self, server: str, on_push: Callable[[bytes, bytes], None], on_lost: Callable[[_Wire], None]) -> None:
         self.server = server
         self.reason = "the server closed the connection"
         self.answered = 0.0  # when something last came, or nothing was awaited: loop time
         self._on_push = on_push
         self._on_lost = on_lost
         self._reader = hiredis.Reader(notEnoughData=_INCOMPLETE)
-        self.waiting: deque[asyncio.Future[Any]] = deque()
+        self.waiting: deque[tuple[asyncio.Future[Any], Orphaned | None]] = deque()
         self.ended = asyncio.Event()
         self._transport: asyncio.WriteTransport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.WriteTransport, transport)
         self._loop = asyncio.get_running_loop()
+        self._nobody: asyncio.Future[Any] = self._loop.create_future()
+        self._nobody.cancel()
 
-    def call(self, *words: Word) -> asyncio.Future[Any]:
-        """The answer to come; an error reply comes as its value."""
+    def call(self, *words: Word, orphaned: Orphaned | None = None) -> asyncio.Future[Any]:
+        """The answer to come; an error reply comes as its value. `orphaned` gets it if the future was cancelled."""
         answer = self._loop.create_future()
+        if self.ended.is_set():
+            answer.set_exception(self._loss())
+            return answer
         if not self.waiting:
             self.answered = self._loop.time()
-        self.waiting.append(answer)
+        self.waiting.append((answer, orphaned))
         self._transport.write(_pack(words))
         return answer
 
     def subscribe(self, channel: str) -> None:
-        """It is answered by a push, as what it brings."""
-        self._transport.write(_pack(("SSUBSCRIBE", channel)))
+        """It is answered by a push, as what it brings, or by an error reply."""
+        self._ask("SSUBSCRIBE", channel)
 
     def unsubscribe(self, channel: str) -> None:
-        self._transport.write(_pack(("SUNSUBSCRIBE", channel)))
+        self._ask("SUNSUBSCRIBE", channel)
+
+    def _ask(self, what: str, channel: str) -> None:
+        if not self.ended.is_set():
+            self.waiting.append((self._nobody, self._refused))
+            self._transport.write(_pack((what, channel)))
 
     def data_received(self, data: bytes) -> None:
         self.answered = self._loop.time()
@@ -76,28 +91,45 @@ class _Wire(asyncio.Protocol):
                 return
             if type(reply) is hiredis.PushNotification:
                 if reply[0] == b"smessage":
-                    self._on_push(reply[1])
+                    self._on_push(reply[1], reply[2])
+                else:
+                    self._told(reply[0])
                 continue
-            answer = self.waiting.popleft()
+            answer, orphaned = self.waiting.popleft()
             if not answer.done():
                 answer.set_result(reply)
+            elif orphaned is not None:
+                orphaned(reply)
+
+    def _told(self, what: bytes) -> None:
+        """Of a subscription that it has begun or ended: mostly one that was asked for."""
+        if self.waiting and self.waiting[0][0] is self._nobody:
+            self.waiting.popleft()
+        elif what == b"sunsubscribe":
+            self.abort("its node has handed our keys to another one")
+
+    def _refused(self, reply: Any) -> None:
+        self.abort(str(explain(str(reply), self.server)))
 
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is not None:
             self.reason = str(exc) or type(exc).__name__
-        error = BrokerUnavailable(f"the connection to `{self.server}` is lost: {self.reason}")
-        waiting, self.waiting = self.waiting, deque()
-        for answer in waiting:
-            if not answer.done():
-                answer.set_exception(error)
         self.ended.set()
+        waiting, self.waiting = self.waiting, deque()
+        for answer, _ in waiting:
+            if not answer.done():
+                answer.set_exception(self._loss())
         self._on_lost(self)
+
+    def _loss(self) -> BrokerUnavailable:
+        return BrokerUnavailable(f"the connection to `{self.server}` is lost: {self.reason}")
 
     def abort(self, reason: str) -> None:
         self.reason = reason
         self._transport.abort()
 
     async def close(self) -> None:
+        self.reason = "the broker was closed meanwhile"
         self._transport.close()
         await self.ended.wait()
 
@@ -110,9 +142,11 @@ class Link:
         self._wire: _Wire | None = None
         self._connecting: asyncio.Task[_Wire] | None = None
         self._watch: asyncio.TimerHandle | None = None
-        self._listeners: dict[bytes, set[Callable[[], None]]] = {}
+        self._listeners: dict[bytes, set[Listener]] = {}
         self._lost: set[Callable[[], None]] = set()
         self._users = 0
+        self.connections = 0
+        """How many there were so far."""
 
     async def open(self) -> None:
         """Raises BrokerUnavailable, or BrokerError where it is refused."""
@@ -120,7 +154,7 @@ class Link:
         try:
             await self._connected()
         except BaseException:
-            self._users -= 1
+            await self.close()
             raise
 
     async def close(self) -> None:
@@ -138,28 +172,31 @@ class Link:
             wire, self._wire = self._wire, None
             await wire.close()
 
-    async def run(self, script: Script, *request: Any) -> Any:
-        """Call a script with its request; raises what `mishaps.explain` makes of an error."""
+    async def run(self, script: Script, *request: Any, orphaned: Orphaned | None = None) -> Any:
+        """Call a script with its request; raises what `mishaps.explain` makes of an error.
+
+        Where the caller is cancelled the script runs all the same, and `orphaned` gets its answer.
+        """
         wire = self._wire or await self._connected()
         packed = _encode(request)
-        answer = await self._await(wire, wire.call("EVALSHA", script.sha, 1, self.address.base, packed))
+        answer = await self._call(wire, orphaned, "EVALSHA", script.sha, 1, self.address.base, packed)
         if type(answer) is hiredis.ReplyError and str(answer).startswith("NOSCRIPT"):
             # The server has restarted or its scripts were flushed: this call was not run, and brings its script along.
-            answer = await self._await(wire, wire.call("EVAL", script.text, 1, self.address.base, packed))
+            answer = await self._call(wire, orphaned, "EVAL", script.text, 1, self.address.base, packed)
         return self._checked(wire, answer)
 
     async def command(self, *words: Word) -> Any:
         wire = self._wire or await self._connected()
-        return self._checked(wire, await self._await(wire, wire.call(*words)))
+        return self._checked(wire, await self._call(wire, None, *words))
 
-    def listen(self, channel: str, listener: Callable[[], None]) -> None:
-        """Call `listener` for each message of the channel, also after the connection was made anew."""
+    def listen(self, channel: str, listener: Listener) -> None:
+        """Call `listener` with each message of the channel, also after the connection was made anew."""
         listeners = self._listeners.setdefault(channel.encode(), set())
         if not listeners and self._wire is not None:
             self._wire.subscribe(channel)
         listeners.add(listener)
 
-    def unlisten(self, channel: str, listener: Callable[[], None]) -> None:
+    def unlisten(self, channel: str, listener: Listener) -> None:
         listeners = self._listeners.get(channel.encode())
         if listeners is None:
             return
@@ -176,10 +213,21 @@ class Link:
     def off_lost(self, listener: Callable[[], None]) -> None:
         self._lost.discard(listener)
 
-    async def _await(self, wire: _Wire, answer: asyncio.Future[Any]) -> Any:
+    def send(self, script: Script, *request: Any) -> None:
+        """Call a script and look at no answer; where there is no connection it need not be called."""
+        if self._wire is not None:
+            self._wire.call("EVALSHA", script.sha, 1, self.address.base, _encode(request))
+
+    async def _call(self, wire: _Wire, orphaned: Orphaned | None, *words: Word) -> Any:
         if self._watch is None:
             self._look_later(wire)
-        return await answer
+        answer = wire.call(*words, orphaned=orphaned)
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            if orphaned is not None and answer.done() and not answer.cancelled() and answer.exception() is None:
+                orphaned(answer.result())  # cancelled between the answer and its waking
+            raise
 
     def _checked(self, wire: _Wire, answer: Any) -> Any:
         if type(answer) is not hiredis.ReplyError:
@@ -199,7 +247,13 @@ class Link:
         if self._connecting is None:
             self._connecting = asyncio.ensure_future(self._connect())
             self._connecting.add_done_callback(self._settled)
-        return await asyncio.shield(self._connecting)
+        connecting = self._connecting
+        try:
+            return await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            if connecting.cancelled() and not self._users:
+                raise NotConnected(f"`{self.address}` was closed while it was being connected") from None
+            raise
 
     def _settled(self, connecting: asyncio.Task[_Wire]) -> None:
         self._connecting = None
@@ -218,14 +272,26 @@ class Link:
                     wire.abort("it was not greeted")
                     raise
         except TimeoutError:
+            doubt = "and the port right?" if address.tls is None else "the port right, and one of TLS?"
             raise BrokerUnavailable(
-                f"`{address}` gives no answer within {address.connect_timeout:g} s: is it up, and the port right?"
+                f"`{address}` gives no answer within {address.connect_timeout:g} s: is it up, {doubt}"
             ) from None
+        except ssl.SSLCertVerificationError as error:
+            raise BrokerError(
+                f"`{address}` shows a certificate that is not accepted ({error}): name its authority with "
+                "ssl_ca_certs=FILE or, if only the host's name differs, set ssl_check_hostname=false"
+            ) from error
+        except ssl.SSLError as error:
+            raise BrokerUnavailable(
+                f"`{address}` cannot be reached over TLS ({error}): is the port one of TLS, and are the ssl_… options "
+                "what it asks for?"
+            ) from error
         except OSError as error:
             raise BrokerUnavailable(
                 f"`{address}` cannot be reached ({error}): start the server, or set another broker URL"
             ) from error
         self._wire = wire
+        self.connections += 1
         for channel in self._listeners:
             wire.subscribe(channel.decode())
         return wire
@@ -252,18 +318,25 @@ class Link:
         answers = await asyncio.gather(*calls)
         for answer in answers:
             if isinstance(answer, hiredis.ReplyError):
+                if "unknown command 'HELLO'" in str(answer):
+                    raise BrokerError(
+                        f"`{address}` is older than version 6: carteiro needs Redis 7 or later, or Valkey"
+                    )
                 raise explain(str(answer), str(address))
         version = answers[0][b"version"].decode()
         if int(version.partition(".")[0]) < 7:
             raise BrokerError(f"`{address}` is version {version}: carteiro needs Redis 7 or later, or Valkey")
 
-    def _pushed(self, channel: bytes) -> None:
+    def _pushed(self, channel: bytes, message: bytes) -> None:
         for listener in tuple(self._listeners.get(channel, ())):
-            listener()
+            listener(message)
 
     def _wire_lost(self, wire: _Wire) -> None:
         if self._wire is wire:
             self._wire = None
+            if self._watch is not None:
+                self._watch.cancel()
+                self._watch = None
             if self._users:
                 for listener in tuple(self._lost):
                     listener()

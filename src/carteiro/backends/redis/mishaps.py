@@ -37,6 +37,8 @@ _DENIED: Final = {
     "WRONGPASS": "does not accept this user and password",
     "NOPERM": "does not permit this user what carteiro needs (docs/guides/redis.md has the ACL rule)",
 }
+_DENIED_WITHIN: Final = ("ERR ACL failure in script", "ERR The user executing the script can't")
+"""How a server, and one before 7.2, says NOPERM of what a script calls."""
 
 
 def explain(text: str, server: str) -> Exception:
@@ -46,6 +48,8 @@ def explain(text: str, server: str) -> Exception:
         return Stale(text)
     if kind == "NOQUEUE":
         return NoQueue(text.partition(" ")[2])
+    if text.startswith(_DENIED_WITHIN):
+        kind = "NOPERM"
     if kind in _PASSING:
         return BrokerUnavailable(f"`{server}` {_PASSING[kind]} ({text})")
     if kind in _DENIED:

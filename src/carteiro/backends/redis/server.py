@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from carteiro.backends.redis import scripts
-from carteiro.backends.redis.link import Link
+from carteiro.backends.redis.link import Link, Orphaned
 from carteiro.backends.redis.mishaps import Stale
 from carteiro.backends.redis.publishing import Rows, micros, raw
 from carteiro.backends.redis.routes import Routes, log_of, pack_route, queue_of
@@ -38,11 +38,16 @@ class Server:
         self._epoch: bytes | None = None
         self._declared: dict[Subscription, Subscription] = {}
         self._retained: dict[str, Retention] = {}
-        self._restoring = asyncio.Lock()
+        self._connection = 0
+        self._reading = asyncio.Lock()
 
-    async def run(self, script: Script, *request: Any) -> Any:
+    async def run(self, script: Script, *request: Any, orphaned: Orphaned | None = None) -> Any:
         now = micros(self.clock.time()) if self._held else False
-        return await self.link.run(script, now, *request)
+        return await self.link.run(script, now, *request, orphaned=orphaned)
+
+    def send(self, script: Script, *request: Any) -> None:
+        """As `run`, without an answer: for what does no harm if it is not done."""
+        self.link.send(script, False, *request)
 
     def queue(self, subscription: Subscription) -> str:
         return queue_of(self.base, subscription)
@@ -51,18 +56,31 @@ class Server:
 
     async def routes(self) -> Routes:
         """The newest that is known; a script says STALE where that is not enough."""
-        return self._routes or await self._read_routes()
+        routes = self._routes
+        if routes is None:
+            # One at a time: who reads while our groups are being declared again would see that nobody gets anything.
+            async with self._reading:
+                routes = self._routes = self._routes or await self._read_routes()
+        return routes
 
     def forget_routes(self) -> None:
         self._routes = None
 
     async def _read_routes(self) -> Routes:
+        """After the server has lost what it had, or may have, what this process needs is declared again first.
+
+        It has lost all if its epoch is another one: it was flushed, or came back without its data. The last it may have
+        lost if the connection is another one: it was restarted, or a replica has taken its place.
+        """
+        connection = self.link.connections
         routes = await self._look()
-        if self._epoch is not None and routes.epoch != self._epoch:
-            await self._restore(routes)
+        if self._epoch is None:
+            self._epoch, self._connection = routes.epoch, connection
+        while self._epoch is not None and (routes.epoch, self.link.connections) != (self._epoch, self._connection):
+            connection = self.link.connections
+            self._epoch = await self._declare(list(self._declared.values()), list(self._retained.values()))
+            self._connection = connection
             routes = await self._look()
-        self._epoch = routes.epoch
-        self._routes = routes
         return routes
 
     async def _look(self) -> Routes:
@@ -74,21 +92,15 @@ class Server:
             self.forget_routes()
             await self.routes()
 
-    async def restore(self) -> bool:
-        """After the server has lost everything, declare what this process had. False where it has lost nothing."""
-        before = self._epoch
+    async def restore(self) -> Routes:
+        """The routes, read anew; where the server has lost any, those of this process are there again."""
         self.forget_routes()
-        await self.routes()
-        return before != self._epoch
-
-    async def _restore(self, routes: Routes) -> None:
-        """A server that was flushed, or came back without its data: what this process needs is declared again."""
-        async with self._restoring:
-            self._epoch = routes.epoch
-            await self._declare(list(self._declared.values()), list(self._retained.values()))
+        return await self.routes()
 
     async def declare(self, subscriptions: Sequence[Subscription], retentions: Sequence[Retention]) -> None:
-        await self._declare(subscriptions, retentions)
+        epoch = await self._declare(subscriptions, retentions)
+        if self._epoch is None:
+            self._epoch, self._connection = epoch, self.link.connections
         self._declared.update((one, one) for one in subscriptions)
         self._retained.update((retention.topic, retention) for retention in retentions)
         await self.routes()
@@ -101,17 +113,19 @@ class Server:
     def declared(self) -> list[Subscription]:
         return list(self._declared.values())
 
-    async def _declare(self, subscriptions: Sequence[Subscription], retentions: Sequence[Retention]) -> None:
+    async def _declare(self, subscriptions: Sequence[Subscription], retentions: Sequence[Retention]) -> bytes:
+        """Returns the epoch in which they are there."""
         kept = {retention.topic: micros(retention.seconds) for retention in retentions}
         while True:
             routes = await self._look()
             queues = [self._queue_request(one, routes, kept) for one in subscriptions]
             try:
-                await self.run(scripts.DECLARE, routes.version, fresh(), fresh(), list(kept.items()), queues)
+                logs = list(kept.items())
+                epoch: bytes = await self.run(scripts.DECLARE, routes.version, fresh(), fresh(), logs, queues)
             except Stale:
                 continue
             self.forget_routes()
-            return
+            return epoch
 
     def _queue_request(self, subscription: Subscription, routes: Routes, kept: dict[str, int]) -> tuple[Any, ...]:
         since: int | bool = False

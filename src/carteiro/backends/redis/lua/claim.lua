@@ -1,14 +1,15 @@
 #!lua flags=allow-oom
 -- Claim: lease what is visible of some queues, up to the room of each, in the order of becoming visible.
 --
--- needs     common
--- request   time, [queue, token, room, lease]…
+-- needs     common leasing
+-- request   time, channel of who claims, [queue, token, room, lease]…
 -- answer    the time, then for each queue: the rows, the records (each kind as one string), {index, tries, failures}
---           of those that were claimed before, and when to look again: 0 at once, -1 not before it is woken
+--           of those that were claimed before, and when to look again: -1 not before it is woken
 --
 -- Invariant: a claimed row is in `leases` under its claim's token, and under no other. No two claims have the same, nor
 -- two queues of one claim: a message has the same row in each queue, and row and token name one delivery.
--- Whoever gets less than it has room for arms the queue: the next one who adds to it wakes those who wait.
+-- Whoever gets less than it has room for arms the queue: the next one who adds to it wakes those who wait. Whoever gets
+-- nothing at all waits for something to be handed over.
 --
 -- What becomes visible comes from three places, each of them in order: `ready`, `due` up to now, and the leases that
 -- ended. Nearly always the latter two are empty.
@@ -109,28 +110,27 @@ local function next_look(queue)
   return first
 end
 
-local answer = {now}
-for i = 2, #request, 4 do
+local answer, anything = {now}, false
+for i = 3, #request, 4 do
   local queue, token, lease = request[i], request[i + 1], request[i + 3]
   if call('HEXISTS', base .. ':routes', queue) == 0 then return redis.error_reply('NOQUEUE ' .. queue) end
   room, taken, rows, fresh, size = request[i + 2], {}, {}, {}, 0
   local found = returning(queue)
   if found then merge(queue, found) else take_ready(queue) end
+  local row_text, record_text = '', ''
   if #rows > 0 then
-    local leases, records, until_ = {}, {}, now + lease
-    for n = 1, #rows do
-      leases[2 * n - 1] = until_
-      leases[2 * n] = rows[n] .. token
-      records[n] = string.sub(taken[n], ROW + 1)
-    end
-    count('ZADD', queue .. ':leases', leases)
-    count('HSET', queue .. ':held', fresh)
-    taken = records
+    row_text, record_text = lease_to(queue, token, now + lease, rows, taken, fresh)
+    anything = true
   end
   local again = tried(queue)
-  answer[#answer + 1] = table.concat(rows)
-  answer[#answer + 1] = table.concat(taken)
+  answer[#answer + 1] = row_text
+  answer[#answer + 1] = record_text
   answer[#answer + 1] = again
   answer[#answer + 1] = next_look(queue)
+end
+if not anything then
+  for i = 3, #request, 4 do
+    call('HSET', base .. ':waiting', request[i], cmsgpack.pack({request[2], unpack(request, i + 1, i + 3)}))
+  end
 end
 return answer

@@ -74,10 +74,11 @@ local function packed_time(micros)
   return '\203' .. struct.pack('>d', micros / 1000000)
 end
 
--- Let those who wait for the queue look at it again: something is visible now, or sooner than they know.
-local function wake(queue)
+-- Let those who wait for the queue look at it again: something is visible now, or sooner than they know. But for the
+-- one, named by its channel, who has it already.
+local function wake(queue, besides)
   if call('SREM', base .. ':armed', queue) == 1 then
-    call('SPUBLISH', queue .. ':wake', '')
+    call('SPUBLISH', queue .. ':wake', besides or '')
   end
 end
 

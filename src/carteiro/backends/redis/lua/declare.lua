@@ -1,13 +1,15 @@
-#!lua
+#!lua flags=allow-oom
 -- Declare: make queues and logs exist, or take changed options over.
 --
 -- needs     common lanes again routing
 -- request   time, the version that the client knows or false, a new version, a new epoch, [topic, retention] of logs,
 --           [queue, route, ordered, lifetime or false, logs, since or false] of queues
--- answer    true; STALE, and nothing done, where the version is not the newest
+-- answer    the epoch; STALE, and nothing done, where the version is not the newest
 --
 -- Invariant: the version changes if and only if who gets what did. A queue begins with what its logs hold since then
 -- in the step that makes it exist, so that nothing is left out between the two.
+--
+-- It may exceed the server's memory limit: a worker that starts on a full server is what empties it.
 
 local version, fresh = request[2], request[3]
 if stale(version) then return redis.error_reply('STALE the routes have changed') end
@@ -41,4 +43,4 @@ for _, one in ipairs(request[6]) do
 end
 
 if differs then changed(fresh) end
-return 1
+return call('HGET', base .. ':meta', 'epoch')

@@ -37,10 +37,11 @@ local function fan_out(route, entries)
   end
   if #all == 0 then return end
   for _, queue in ipairs(route[1]) do
-    count('RPUSH', queue .. ':ready', fresh)
+    local taken = #fresh > 0 and hand_over(queue, fresh)
+    if not taken then count('RPUSH', queue .. ':ready', fresh) end
     count('HSET', queue .. ':held', held)
     count('ZADD', queue .. ':due', due)
-    wake(queue)
+    wake(queue, taken)
   end
   for _, queue in ipairs(route[2]) do
     for _, one in ipairs(all) do

@@ -1,7 +1,7 @@
 #!lua
 -- Publish: each message into the queues and the log of its route, all of them or none.
 --
--- needs     common lanes fanout
+-- needs     common lanes leasing fanout
 -- request   time, version, [route, entries]…
 -- answer    true; the error STALE, and nothing done, where the version of the routes is not the newest
 --

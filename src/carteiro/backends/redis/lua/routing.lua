@@ -12,6 +12,7 @@ local function remove(queue)
     call('UNLINK', queue .. key)
   end
   call('SREM', base .. ':armed', queue)
+  call('HDEL', base .. ':waiting', queue)
   call('ZREM', base .. ':ephemeral', queue)
   return call('HDEL', base .. ':routes', queue) == 1
 end

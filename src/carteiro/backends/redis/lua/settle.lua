@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Settle: end deliveries, each whole or not at all, with all that goes with them.
 --
--- needs     common lanes fanout entries burial
+-- needs     common lanes leasing fanout entries burial
 -- request   time, version of the routes or false if none are used,
 --           [queue, tokens] of plain acks: row and token of each, as one string,
 --           [queue, row and token, action, delay, failures or false, letter or false, writes,

@@ -1,9 +1,11 @@
-#!lua
+#!lua flags=allow-oom
 -- Write: each change to the store on its own.
 --
 -- needs     common entries
 -- request   time, [key, value or false, lifetime or false, version expected or false]…
 -- answer    for each whether it found the version that it expected: 1 or 0
+--
+-- It may exceed the server's memory limit: a worker with a rate limit has to write before it empties a full server.
 
 local done = {}
 for i = 2, #request do

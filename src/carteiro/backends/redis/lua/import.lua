@@ -1,0 +1,172 @@
+#!lua flags=allow-oom
+-- Import: take over what others have put into a list or a stream, or sent through a channel, into a queue of ours.
+--
+-- needs     common lanes leasing places fanout
+-- request   time, version, queue, route, room, kind, and then
+--           list      name, topic, rows, id
+--           stream    name, topic, rows, consumer group, where it begins if it is gone, field of the body
+--           channel   entries
+-- answer    how many were taken and, of a stream, the id of the last one; STALE or MISPLACED, and nothing done
+--
+-- Invariant: what is taken is in the queues of the route in the same step, and what is not stays where it was. No more is
+-- taken than there is room for beside what the queue has visible, so that others who read there get their share.
+--
+-- `rows` is as many rows as may be taken, in one string. It may exceed the server's memory limit: what is full is
+-- emptied so.
+
+local BYTES = 8 * 1024 * 1024 -- of bodies in one call, after which the rest has to wait
+local AT_A_TIME = 64
+local READER = 'carteiro' -- in the consumer group: it never has anything pending
+
+local version, queue, route, room, kind = request[2], request[3], request[4], request[5], request[6]
+
+local function visible()
+  return call('LLEN', queue .. ':ready')
+    + call('ZCOUNT', queue .. ':due', '-inf', now)
+    + call('ZCOUNT', queue .. ':leases', '-inf', now)
+end
+
+-- -- records (see `ports/records.py`) ---------------------------------------------------------------------------------
+
+local SEQUENCES = { -- of UTF-8, by what they begin with
+  '[\194-\223][\128-\191]',
+  '\224[\160-\191][\128-\191]',
+  '[\225-\236\238\239][\128-\191][\128-\191]',
+  '\237[\128-\159][\128-\191]',
+  '\240[\144-\191][\128-\191][\128-\191]',
+  '[\241-\243][\128-\191][\128-\191][\128-\191]',
+  '\244[\128-\143][\128-\191][\128-\191]',
+}
+
+-- What is to be text, as text: of what is no UTF-8, each byte beyond ASCII as `\xff`.
+local function text(value)
+  if string.find(value, '[\128-\255]') then
+    local rest = value
+    for _, sequence in ipairs(SEQUENCES) do rest = string.gsub(rest, sequence, '') end
+    if string.find(rest, '[\128-\255]') then
+      value = string.gsub(value, '[\128-\255]', function(byte)
+        return string.format('\\x%02x', string.byte(byte))
+      end)
+    end
+  end
+  return cmsgpack.pack(value)
+end
+
+local function binary(body)
+  local size = #body
+  if size < 256 then return '\196' .. string.char(size) .. body end
+  if size < 65536 then return '\197' .. struct.pack('>H', size) .. body end
+  return '\198' .. struct.pack('>I', size) .. body
+end
+
+-- `headers` is packed already: name and value of each.
+local function element(row, id, topic, body, key, headers, correlation_id)
+  return table.concat({
+    row, '\151', text(id), text(topic), binary(body), key and text(key) or '\192',
+    '\222', struct.pack('>H', #headers / 2), table.concat(headers), text(correlation_id),
+  })
+end
+
+-- The fields of an entry that has no body of its own, in their order.
+local function as_json(fields)
+  local parts = {}
+  for i = 1, #fields, 2 do
+    parts[#parts + 1] = cjson.encode(fields[i]) .. ':' .. cjson.encode(fields[i + 1])
+  end
+  return '{' .. table.concat(parts, ',') .. '}'
+end
+
+-- -- what is taken ----------------------------------------------------------------------------------------------------
+
+local entries, size = {}, 0
+
+local function row_for(rows)
+  return string.sub(rows, #entries * ROW + 1, (#entries + 1) * ROW)
+end
+
+-- Take by `take(how many)`, which answers how many there were, until there is no more room or no more.
+local function fill(take)
+  while #entries < room and size < BYTES do
+    local wanted = math.min(room - #entries, AT_A_TIME)
+    if take(wanted) < wanted then return end
+  end
+end
+
+local function from_list(name, topic, rows, id)
+  fill(function(wanted)
+    local bodies = call('LPOP', name, wanted) or {}
+    for _, body in ipairs(bodies) do
+      local own_id = id .. '.' .. (#entries + 1)
+      entries[#entries + 1] = element(row_for(rows), own_id, topic, body, nil, {}, own_id)
+      size = size + #body
+    end
+    return #bodies
+  end)
+end
+
+local function read_group(name, group, start, wanted)
+  local function read()
+    return redis.pcall(
+      'XREADGROUP', 'GROUP', group, READER, 'COUNT', wanted, 'NOACK', 'STREAMS', name, '>'
+    )
+  end
+  local found = read()
+  if found and found.err then
+    call('XGROUP', 'CREATE', name, group, start, 'MKSTREAM') -- the stream, or its group, was taken away
+    found = read()
+  end
+  return found and found[1][2] or {}
+end
+
+local function of_entry(row, topic, stream_name, entry, body_field)
+  local id, fields = entry[1], entry[2]
+  local own = {}
+  for i = 1, #fields, 2 do own[fields[i]] = fields[i + 1] end
+  local headers = {text('stream-id'), text(id)}
+  local own_id, key, body = stream_name .. ':' .. id, nil, own[body_field]
+  local correlation_id = own_id
+  if not body then
+    body = as_json(fields)
+  else
+    own_id, key = own.id or own_id, own.key
+    correlation_id = own['correlation-id'] or own_id
+    local taken = {[body_field] = true, id = true, key = true, ['correlation-id'] = true, ['stream-id'] = true}
+    for name, value in pairs(own) do
+      if not taken[name] then
+        headers[#headers + 1] = text(name)
+        headers[#headers + 1] = text(value)
+      end
+    end
+  end
+  size = size + #body
+  return element(row, own_id, topic, body, key, headers, correlation_id)
+end
+
+local function from_stream(name, topic, rows, group, start, body_field)
+  local last = false
+  fill(function(wanted)
+    local found = read_group(name, group, last or start, wanted)
+    for _, entry in ipairs(found) do
+      entries[#entries + 1] = of_entry(row_for(rows), topic, name, entry, body_field)
+      last = entry[1]
+    end
+    return #found
+  end)
+  return last
+end
+
+if stale(version) then return redis.error_reply('STALE the routes have changed') end
+local wrong = misplaced({kind, request[7]})
+if wrong then return wrong end
+
+local last = false
+room = room - visible()
+if kind == 'list' then
+  from_list(unpack(request, 7, 10))
+elseif kind == 'stream' then
+  last = from_stream(unpack(request, 7, 12))
+else
+  for i = 1, math.min(room, #request[7]) do entries[i] = request[7][i] end
+end
+if #entries > 0 then fan_out(route, entries) end
+return {#entries, last}
