@@ -6,12 +6,10 @@ import contextlib
 from collections.abc import Sequence
 from typing import Final
 
-from carteiro.backends.redis import scripts
 from carteiro.backends.redis.consumer import RedisConsumer
 from carteiro.backends.redis.inspector import RedisInspector
 from carteiro.backends.redis.keeper import Keeper
-from carteiro.backends.redis.mishaps import Stale
-from carteiro.backends.redis.publishing import compose_all
+from carteiro.backends.redis.sender import Sender
 from carteiro.backends.redis.server import Server
 from carteiro.backends.redis.store import RedisStore
 from carteiro.errors import BrokerError
@@ -37,6 +35,7 @@ class RedisBroker(RedisInspector):
         self.unrouted = Unrouted()
         self._connected = False
         self._consumers: set[RedisConsumer] = set()
+        self._sender = Sender(server)
         self._keeper = Keeper(server, lambda: self._consumers)
 
     async def connect(self) -> None:
@@ -60,18 +59,8 @@ class RedisBroker(RedisInspector):
             await self._server.declare(subscriptions, retentions)
 
     async def publish(self, messages: Sequence[Outgoing]) -> Sequence[Outgoing]:
-        if not messages:
-            return []
-        server = self._server
-        while True:
-            routes = await server.routes()
-            parts, unrouted = compose_all(routes, messages, server.rows)
-            try:
-                await server.run(scripts.PUBLISH, routes.version, *parts)
-            except Stale:
-                server.forget_routes()
-                continue
-            return unrouted
+        """The same messages again, after BrokerUnavailable, are not doubled if the first time they were published."""
+        return await self._sender.send(messages) if messages else []
 
     def consume(self, subscriptions: Sequence[Subscription]) -> RedisConsumer:
         consumer = RedisConsumer(self._server, subscriptions, self.unrouted, self._consumers.discard)

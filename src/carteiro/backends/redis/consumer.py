@@ -2,8 +2,8 @@
 
 Each queue is *hot* or *cold*. A hot one is asked for in the next claim. One that had nothing is cold: the claim has
 armed it, and the next who adds to it wakes those who listen, which makes it hot again. So does the time at which
-something in it becomes visible: what is delayed, or a lease that ends. Nobody polls; only, since a pushed message may be
-lost, every beat makes all of them hot once.
+something in it becomes visible: what is delayed, or a lease that ends. Nobody polls; only, since a pushed message may
+be lost, every beat makes all of them hot once.
 
 A fetch that got nothing waits, and the server knows: what is published then is leased and pushed to it in one step.
 """

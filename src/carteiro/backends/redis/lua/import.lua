@@ -6,7 +6,8 @@
 --           list      name, topic, rows, id
 --           stream    name, topic, rows, consumer group, where it begins if it is gone, field of the body
 --           channel   entries
--- answer    how many were taken and, of a stream, the id of the last one; STALE or MISPLACED, and nothing done
+-- answer    how many were taken, whether there is no more and, of a stream, the id of the last one; STALE or MISPLACED,
+--           and nothing done
 --
 -- Invariant: what is taken is in the queues of the route in the same step, and what is not stays where it was. No more is
 -- taken than there is room for beside what the queue has visible, so that others who read there get their share.
@@ -42,7 +43,7 @@ local SEQUENCES = { -- of UTF-8, by what they begin with
 local function text(value)
   if string.find(value, '[\128-\255]') then
     local rest = value
-    for _, sequence in ipairs(SEQUENCES) do rest = string.gsub(rest, sequence, '') end
+    for _, sequence in ipairs(SEQUENCES) do rest = string.gsub(rest, sequence, '?') end
     if string.find(rest, '[\128-\255]') then
       value = string.gsub(value, '[\128-\255]', function(byte)
         return string.format('\\x%02x', string.byte(byte))
@@ -78,7 +79,7 @@ end
 
 -- -- what is taken ----------------------------------------------------------------------------------------------------
 
-local entries, size = {}, 0
+local entries, size, no_more = {}, 0, false
 
 local function row_for(rows)
   return string.sub(rows, #entries * ROW + 1, (#entries + 1) * ROW)
@@ -88,7 +89,10 @@ end
 local function fill(take)
   while #entries < room and size < BYTES do
     local wanted = math.min(room - #entries, AT_A_TIME)
-    if take(wanted) < wanted then return end
+    if take(wanted) < wanted then
+      no_more = true
+      return
+    end
   end
 end
 
@@ -131,10 +135,10 @@ local function of_entry(row, topic, stream_name, entry, body_field)
     own_id, key = own.id or own_id, own.key
     correlation_id = own['correlation-id'] or own_id
     local taken = {[body_field] = true, id = true, key = true, ['correlation-id'] = true, ['stream-id'] = true}
-    for name, value in pairs(own) do
-      if not taken[name] then
-        headers[#headers + 1] = text(name)
-        headers[#headers + 1] = text(value)
+    for i = 1, #fields, 2 do
+      if not taken[fields[i]] then
+        headers[#headers + 1] = text(fields[i])
+        headers[#headers + 1] = text(fields[i + 1])
       end
     end
   end
@@ -156,7 +160,7 @@ local function from_stream(name, topic, rows, group, start, body_field)
 end
 
 if stale(version) then return redis.error_reply('STALE the routes have changed') end
-local wrong = misplaced({kind, request[7]})
+local wrong = kind ~= 'channel' and misplaced({kind, request[7]})
 if wrong then return wrong end
 
 local last = false
@@ -169,4 +173,4 @@ else
   for i = 1, math.min(room, #request[7]) do entries[i] = request[7][i] end
 end
 if #entries > 0 then fan_out(route, entries) end
-return {#entries, last}
+return {#entries, no_more and 1 or 0, last}

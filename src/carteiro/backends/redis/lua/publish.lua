@@ -2,13 +2,21 @@
 -- Publish: each message into the queues and the log of its route, all of them or none.
 --
 -- needs     common lanes leasing fanout
--- request   time, version, [route, entries]…
--- answer    true; the error STALE, and nothing done, where the version of the routes is not the newest
+-- request   time, version, the publisher's key, number of the batch, [route, entries]…
+-- answer    1, or 0 and nothing done if it was published before; the error STALE, and nothing done, where the version of
+--           the routes is not the newest
+--
+-- Invariant: a publisher's numbers ascend, and a batch is published if its number is higher than the last. The last one
+-- is remembered for an hour, which is how long a publisher may try again.
 --
 -- Without the flag `allow-oom`: a server that is full refuses it before it began.
 
 if stale(request[2]) then return redis.error_reply('STALE the routes have changed') end
-for i = 3, #request, 2 do
+local publisher, number = request[3], request[4]
+local last = call('GET', publisher)
+if last and tonumber(last) >= number then return 0 end
+for i = 5, #request, 2 do
   fan_out(request[i], request[i + 1])
 end
+call('SET', publisher, number, 'EX', 3600)
 return 1
