@@ -1,7 +1,7 @@
 """One connection to the server, for everything: calls are pipelined on it, and wake-ups come in between.
 
 redis-py finds the server (Sentinel, Cluster) and hiredis speaks its protocol; the connection itself is ours. A
-call costs 22 µs of CPU so, 60 µs on redis-py's own connection and 110 µs through its client (docs/decisions/0013), and
+call costs 22 µs of CPU so, 60 µs on redis-py's own connection and 110 µs through its client (docs/decisions/0014), and
 one connection serves any number of calls and subscriptions at once. RESP3 sets pushed messages apart from answers.
 
 While there is no connection each call makes one, all of them the same one; who calls decides how often to try. A
@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
 import hiredis
@@ -21,6 +21,7 @@ import msgspec
 
 from carteiro.backends.redis.address import Address, Server, locate
 from carteiro.backends.redis.mishaps import explain, lives_elsewhere
+from carteiro.backends.redis.news import KINDS, News
 from carteiro.backends.redis.scripts import Script
 from carteiro.errors import BrokerError, BrokerUnavailable, NotConnected
 
@@ -37,11 +38,18 @@ _pack = cast(Callable[[tuple[Word, ...]], bytes], hiredis.pack_command)  # its s
 class _Wire(asyncio.Protocol):
     """The connection while it lasts."""
 
-    def __init__(self, server: str, on_push: Callable[[bytes, bytes], None], on_lost: Callable[[_Wire], None]) -> None:
+    def __init__(
+        self,
+        server: str,
+        on_push: Callable[[bytes, bytes], None],
+        on_news: Callable[[Sequence[Any]], None],
+        on_lost: Callable[[_Wire], None],
+    ) -> None:
         self.server = server
         self.reason = "the server closed the connection"
         self.answered = 0.0  # when something last came, or nothing was awaited: loop time
         self._on_push = on_push
+        self._on_news = on_news
         self._on_lost = on_lost
         self._reader = hiredis.Reader(notEnoughData=_INCOMPLETE)
         self.waiting: deque[tuple[asyncio.Future[Any], Orphaned | None]] = deque()
@@ -68,12 +76,13 @@ class _Wire(asyncio.Protocol):
 
     def subscribe(self, channel: str) -> None:
         """It is answered by a push, as what it brings, or by an error reply."""
-        self._ask("SSUBSCRIBE", channel)
+        self.ask("SSUBSCRIBE", channel)
 
     def unsubscribe(self, channel: str) -> None:
-        self._ask("SUNSUBSCRIBE", channel)
+        self.ask("SUNSUBSCRIBE", channel)
 
-    def _ask(self, what: str, channel: str) -> None:
+    def ask(self, what: str, channel: str) -> None:
+        """Subscribe or unsubscribe."""
         if not self.ended.is_set():
             self.waiting.append((self._nobody, self._refused))
             self._transport.write(_pack((what, channel)))
@@ -92,6 +101,8 @@ class _Wire(asyncio.Protocol):
             if type(reply) is hiredis.PushNotification:
                 if reply[0] == b"smessage":
                     self._on_push(reply[1], reply[2])
+                elif reply[0] in KINDS:
+                    self._on_news(reply)
                 else:
                     self._told(reply[0])
                 continue
@@ -143,6 +154,7 @@ class Link:
         self._connecting: asyncio.Task[_Wire] | None = None
         self._watch: asyncio.TimerHandle | None = None
         self._listeners: dict[bytes, set[Listener]] = {}
+        self.news = News(self._ask)
         self._lost: set[Callable[[], None]] = set()
         self._users = 0
         self.connections = 0
@@ -188,6 +200,14 @@ class Link:
     async def command(self, *words: Word) -> Any:
         wire = self._wire or await self._connected()
         return self._checked(wire, await self._call(wire, None, *words))
+
+    async def commands(self, *calls: Sequence[Word]) -> Sequence[Any]:
+        """Several at once, and nothing of others in between."""
+        wire = self._wire or await self._connected()
+        if self._watch is None:
+            self._look_later(wire)
+        answers = await asyncio.gather(*(wire.call(*words) for words in calls))
+        return [self._checked(wire, answer) for answer in answers]
 
     def listen(self, channel: str, listener: Listener) -> None:
         """Call `listener` with each message of the channel, also after the connection was made anew."""
@@ -294,13 +314,14 @@ class Link:
         self.connections += 1
         for channel in self._listeners:
             wire.subscribe(channel.decode())
+        self.news.resume()
         return wire
 
     async def _open(self, server: Server) -> _Wire:
         loop = asyncio.get_running_loop()
 
         def wire() -> _Wire:
-            return _Wire(str(server), self._pushed, self._wire_lost)
+            return _Wire(str(server), self._pushed, self.news.heard, self._wire_lost)
 
         if server.path is not None:
             return (await loop.create_unix_connection(wire, server.path))[1]
@@ -330,6 +351,10 @@ class Link:
     def _pushed(self, channel: bytes, message: bytes) -> None:
         for listener in tuple(self._listeners.get(channel, ())):
             listener(message)
+
+    def _ask(self, what: str, channel: str) -> None:
+        if self._wire is not None:
+            self._wire.ask(what, channel)
 
     def _wire_lost(self, wire: _Wire) -> None:
         if self._wire is wire:
