@@ -1,4 +1,4 @@
-"""The kit on Redis."""
+"""The Redis backend passes the kit, on each version of Redis and Valkey that is installed."""
 
 import pytest
 
@@ -7,5 +7,5 @@ from carteiro.testing.conformance import BackendConformance
 
 class TestRedis(BackendConformance):
     @pytest.fixture
-    def backend_url(self, redis_url: str) -> str:
-        return redis_url
+    def backend_url(self, each_redis_url: str) -> str:
+        return each_redis_url
