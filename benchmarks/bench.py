@@ -8,6 +8,9 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from benchmarks.processes import Failed
+from benchmarks.systems.base import Contestant, Role, System
+
 T = TypeVar("T")
 
 
@@ -39,16 +42,32 @@ class Result(msgspec.Struct, frozen=True):
 
 
 class Bench:
-    """One run of the benchmarks: how much of everything, and where progress is shown."""
+    """One run on one system: who takes part, how much of everything, and where progress is shown."""
 
-    def __init__(self, *, quick: bool, rounds: int | None, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        system: System,
+        contestants: Sequence[Contestant],
+        *,
+        quick: bool,
+        rounds: int | None,
+        say: Callable[[str], None],
+    ) -> None:
+        self.system = system
+        self.contestants = contestants
         self.quick = quick
         self.rounds = rounds or (1 if quick else 3)
         self.say = say
 
-    def size(self, full: int) -> int:
+    def size(self, full: float) -> int:
         """How many messages: a fifth of them in a quick run."""
-        return full // 5 if self.quick else full
+        return max(1, int(full / 5 if self.quick else full))
+
+    def one(self, role: Role) -> Contestant:
+        return next(contestant for contestant in self.contestants if contestant.role is role)
+
+    def peers(self) -> list[str]:
+        return [contestant.name for contestant in self.contestants if contestant.role is Role.PEER]
 
     def in_turns(self, contestants: Mapping[str, Callable[[], T]]) -> dict[str, list[T]]:
         """Each contestant once a round, another one first each time, so that other load meets all of them alike."""
@@ -58,7 +77,11 @@ class Bench:
             shift = number % len(names)
             for name in names[shift:] + names[:shift]:
                 self.say(f"round {number + 1} of {self.rounds}: {name}")
-                results[name].append(contestants[name]())
+                try:
+                    results[name].append(contestants[name]())
+                except Failed:  # once: a peer that stumbles now and then must not end a run of a quarter of an hour
+                    self.say(f"round {number + 1} of {self.rounds}: {name}, once more")
+                    results[name].append(contestants[name]())
         return results
 
 
@@ -68,6 +91,12 @@ Measurement = Callable[[Bench], Result]
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     """The median of the ratios of each round."""
     return statistics.median(one / other for one, other in zip(ours, theirs, strict=True))
+
+
+def best(rates: Mapping[str, Sequence[float]]) -> tuple[str, list[float]]:
+    """Who has the highest median, and the highest of each round, whoever's it was."""
+    name = max(rates, key=lambda name: statistics.median(rates[name]))
+    return name, [max(values) for values in zip(*rates.values(), strict=True)]
 
 
 def rates(values: Sequence[float]) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import sqlite3
 import statistics
 import tempfile
 import time
@@ -12,16 +11,18 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks.systems.base import System
 
-def describe() -> dict[str, str]:
+
+def describe(system: System) -> dict[str, str]:
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "processor": f"{_processor()}, {os.cpu_count()} cores",
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
         "system": f"{platform.system()} {platform.release()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "sqlite": sqlite3.sqlite_version,
         "packages": ", ".join(f"{name} {version(name)}" for name in ("carteiro", "huey", "pydantic", "uvloop")),
+        **system.describe(),
         "load before the run": f"{os.getloadavg()[0]:.1f}",
         "a sync of the disk before the run": f"{_sync() * 1000:.2f} ms",
     }

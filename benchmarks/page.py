@@ -11,8 +11,11 @@ from rich.table import Table
 from benchmarks.bench import Figure, Result
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
-BEGIN = "<!-- printed by the benchmarks: begin -->"
-END = "<!-- printed by the benchmarks: end -->"
+
+
+def marks(system: str) -> tuple[str, str]:
+    """Between them is what the benchmarks print for a system."""
+    return f"<!-- printed by the benchmarks, {system}: begin -->", f"<!-- printed by the benchmarks, {system}: end -->"
 
 
 def show(console: Console, result: Result) -> None:
@@ -27,17 +30,19 @@ def show(console: Console, result: Result) -> None:
         console.print(f"  {figure.name}: [bold]{value(figure)}[/]{bound(figure)}", highlight=False)
 
 
-def write(results: Sequence[Result], machine: Mapping[str, str], command: str) -> None:
-    """Put the results between the page's markers; what is around them stays."""
+def write(system: str, results: Sequence[Result], machine: Mapping[str, str], command: str, picture: str = "") -> None:
+    """Put the results between the system's marks on the page; what is around them stays."""
+    begin, end = marks(system)
     text = PAGE.read_text("utf-8")
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    PAGE.write_text(f"{before}{BEGIN}\n\n{markdown(results, machine, command)}\n{END}{after}", "utf-8")
+    before, rest = text.split(begin)
+    after = rest.split(end)[1]
+    PAGE.write_text(f"{before}{begin}\n\n{markdown(results, machine, command, picture)}\n{end}{after}", "utf-8")
 
 
-def markdown(results: Sequence[Result], machine: Mapping[str, str], command: str) -> str:
-    lines = [f"Printed by `{command}`.", ""]
-    lines += _table(("", ""), [(name, text) for name, text in machine.items()])
+def markdown(results: Sequence[Result], machine: Mapping[str, str], command: str, picture: str) -> str:
+    """`picture` is the line that shows it, if there is one."""
+    lines = [picture, ""] if picture else []
+    lines += [f"Printed by `{command}`.", "", *_table(("", ""), list(machine.items()))]
     lines += ["", "### Held against DESIGN", ""]
     held = [(result.title, figure) for result in results for figure in result.figures if figure.holds is not None]
     lines += _table(

@@ -7,11 +7,12 @@ import functools
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,6 +20,8 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 PATIENCE = 30.0
 """Seconds without a word after which a contestant is given up."""
+GRACE = 1.0
+"""Seconds to stop in: what is left of a contestant's work is thrown away."""
 
 Report = dict[str, Any]
 
@@ -31,37 +34,17 @@ class Ended(Failed):
     """All processes have ended."""
 
 
-def carteiro(app: str, *options: str) -> list[str]:
-    """`carteiro run`, as a user types it."""
-    return _entry("carteiro.cli", "main", "run", f"benchmarks.contestants.{app}:app", "--json", *options)
-
-
-def huey(*options: str) -> list[str]:
-    """Huey's own consumer, quiet: no line for a task."""
-    return _entry("huey.bin.huey_consumer", "consumer_main", "benchmarks.contestants.huey_app.huey", "-q", *options)
-
-
-def module(name: str, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", f"benchmarks.contestants.{name}", *arguments]
-
-
-def _entry(package: str, function: str, *arguments: str) -> list[str]:
-    code = f"import sys; sys.argv[0] = {function!r}; from {package} import {function}; {function}()"
-    return [sys.executable, "-c", code, *arguments]
-
-
 class Running:
     """One or several processes that tell what they do through one pipe; leaving it stops them."""
 
     def __init__(self, *commands: Sequence[str], environment: Mapping[str, str]) -> None:
-        self.reports: list[Report] = []
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the processes)
         self._reading, writing = os.pipe()
         self._rest = b""
         self.processes = [
             subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=writing, stderr=self._errors, cwd=ROOT,
-                env=_environment(environment),
+                env=_environment(environment), start_new_session=True,
             )
             for command in commands
         ]  # fmt: skip
@@ -75,12 +58,14 @@ class Running:
     ) -> None:
         for process in self.processes:
             process.terminate()
+        end = time.monotonic() + GRACE
         for process in self.processes:
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, end - time.monotonic()))
+        for process in self.processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # with what it has started
+            process.wait()
         os.close(self._reading)
         self._errors.close()
 
@@ -92,8 +77,8 @@ class Running:
         if not data:
             raise Ended(self._account("ended too early"))
         *lines, self._rest = (self._rest + data).split(b"\n")
-        told: list[Report] = [json.loads(line) for line in lines]
-        self.reports += told
+        # Some libraries greet on stdout.
+        told: list[Report] = [json.loads(line) for line in lines if line.startswith(b"{")]
         return told
 
     def first(self, field: str) -> Report:
@@ -108,22 +93,17 @@ class Running:
         while not any(report.get("event") == "ready" for report in self.next()):
             pass
 
+    def costs(self) -> tuple[float, float]:
+        """CPU seconds of all processes and what they have started, and the RSS of the largest, in MB."""
+        family = [pid for process in self.processes for pid in _family(process.pid)]
+        used = [cost for cost in map(_cost, family) if cost is not None]
+        return sum(cpu for cpu, _ in used), max((rss for _, rss in used), default=0.0)
+
     def _account(self, how: str) -> str:
         self._errors.seek(0)
         said = self._errors.read().decode(errors="replace").strip()[-1000:]
         commands = "; ".join(" ".join(map(str, process.args)) for process in self.processes)  # type: ignore[arg-type]
         return f"{commands} {how}\n{said}"
-
-
-@contextlib.contextmanager
-def fresh_file(name: str = "bench") -> Iterator[str]:
-    """A path in a directory of its own, on the disk that temporary files are on."""
-    with tempfile.TemporaryDirectory(prefix="carteiro-bench-") as folder:
-        yield str(Path(folder) / f"{name}.db")
-
-
-def url(path: str) -> str:
-    return f"sqlite:///{path}"
 
 
 # -- what a process costs ------------------------------------------------------------------------------------------
@@ -135,6 +115,24 @@ def cpu_seconds(pid: int) -> float:
     for task in Path(f"/proc/{pid}/task").iterdir():
         total += int((task / "schedstat").read_text().split()[0])
     return total / 1e9
+
+
+def _family(pid: int) -> list[int]:
+    """It and its descendants (Linux)."""
+    with contextlib.suppress(OSError):
+        children = " ".join(one.read_text() for one in Path(f"/proc/{pid}/task").glob("*/children")).split()
+        return [pid, *(one for child in children for one in _family(int(child)))]
+    return []
+
+
+def _cost(pid: int) -> tuple[float, float] | None:
+    """CPU seconds of its threads and of its ended children, to a hundredth, and RSS in MB; None where it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    cpu = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    return cpu, int(fields[21]) * os.sysconf("SC_PAGE_SIZE") / 1_048_576
 
 
 def memory(pid: int) -> dict[str, float]:

@@ -19,7 +19,8 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-from benchmarks.contestants.bare_file import BareFile, Settled
+from benchmarks.contestants.bare import Settled
+from benchmarks.contestants.bare_sqlite import BareFile
 from carteiro.message import NO_HEADERS, Action, Delivery, Outcome, Outgoing, Subscription, new_id
 from carteiro.ports.broker import Broker, Consumer
 from carteiro.ports.clock import SYSTEM_CLOCK
@@ -73,10 +74,10 @@ async def bare_publish(file: BareFile, total: int, batch: int) -> None:
 async def bare_turns(file: BareFile, total: int, batch: int) -> None:
     settled, done = Settled(), 0
     while done < total:
-        rows = file.turn(settled, batch)
-        settled = Settled(acked=[(row[0], row[1]) for row in rows])
+        rows = await file.turn(settled, batch)
+        settled = Settled(acked=[file.held(row) for row in rows])
         done += len(rows)
-    file.turn(settled, 0)
+    await file.turn(settled, 0)
 
 
 class Table:
@@ -105,7 +106,7 @@ async def compute() -> None:
 
 async def main(total: int, batch: int, rounds: int, backlog: int, busy: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        bare = BareFile(str(Path(folder) / "bare.db"))
+        bare = BareFile(f"sqlite:///{Path(folder) / 'bare.db'}")
         bare.create()
         broker = open_backend(f"sqlite:///{Path(folder) / 'bench.db'}", clock=SYSTEM_CLOCK).broker
         await broker.connect()

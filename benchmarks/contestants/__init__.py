@@ -1,1 +1,1 @@
-"""What is measured. A module here is run as a process: as `carteiro run`, as Huey's consumer, or with `python -m`."""
+"""Who is measured: workers, which the library's own command starts, and a `publishing()` for publishing.py to run."""

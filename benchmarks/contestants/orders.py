@@ -43,18 +43,20 @@ def tell(**fields: object) -> None:
 
 
 class Tally:
-    """Counts what is handled; at each BENCH_EVERY it tells how many, and when, on a clock that processes share."""
+    """Counts what is handled; at each BENCH_EVERY it tells how many, and when, on a clock that processes share.
+
+    It tells for the process in which it was made, also from one that is forked from it: one worker is one process.
+    """
 
     def __init__(self) -> None:
         self.handled = 0
         self._every = int(os.environ.get("BENCH_EVERY", "1000"))
-        self._next = self._every
+        self._pid = os.getpid()
 
     def count(self) -> None:
         self.handled += 1
-        if self.handled == self._next:
-            self._next += self._every
-            tell(handled=self.handled, at=time.monotonic())
+        if self.handled % self._every == 0:
+            tell(pid=self._pid, handled=self.handled, at=time.monotonic())
 
 
 def stamped(sent: float) -> None:

@@ -8,10 +8,11 @@ import contextlib
 import msgspec
 
 from benchmarks.bench import Bench, Figure, Result
+from benchmarks.contest import carteiro
 from benchmarks.contestants import carteiro_app
+from benchmarks.contestants.feeding_app import BATCH
 from benchmarks.measurements.handled import COLUMNS, of, rows
 from benchmarks.pace import Pace, watch
-from benchmarks.processes import Running, carteiro, fresh_file, url
 
 HOUR = 3600.0
 
@@ -21,11 +22,11 @@ def measure(bench: Bench) -> Result:
     long, scheduled = bench.size(1_000_000), bench.size(100_000)
     names = "1,000 waiting", f"{long:,} waiting", f"1,000 waiting, {scheduled:,} delayed"
     with contextlib.ExitStack() as stack:
-        few, many, delayed = (stack.enter_context(fresh_file()) for _ in names)
-        bench.say(f"filling files with {long:,} and {scheduled:,} messages")
-        for path, waiting in ((few, 1_000), (many, long), (delayed, 1_000)):
-            asyncio.run(carteiro_app.fill(url(path), waiting))
-        asyncio.run(carteiro_app.fill(url(delayed), scheduled, delay=HOUR))
+        few, many, delayed = (stack.enter_context(bench.system.fresh()) for _ in names)
+        bench.say(f"filling with {long:,} and {scheduled:,} messages")
+        for url, waiting in ((few, 1_000), (many, long), (delayed, 1_000)):
+            asyncio.run(carteiro_app.fill(url, waiting))
+        asyncio.run(carteiro_app.fill(delayed, scheduled, delay=HOUR))
         paces = bench.in_turns(
             {
                 names[0]: lambda: _pace(few, count),
@@ -35,8 +36,8 @@ def measure(bench: Bench) -> Result:
         )
     return Result(
         "The length of the backlog",
-        "The worker publishes 500 messages for each 500 that it handles, so that the backlog stays as long as it was; "
-        "the rate holds both. DESIGN: the same rate, within 20 %.",
+        f"The worker publishes {BATCH} messages for each {BATCH} that it handles, so that the backlog stays as long as "
+        "it was; the rate holds both. DESIGN: the same rate, within 20 %.",
         COLUMNS,
         rows(paces),
         [
@@ -47,6 +48,6 @@ def measure(bench: Bench) -> Result:
     )
 
 
-def _pace(path: str, count: int) -> Pace:
-    with Running(carteiro("feeding_app"), environment={"CARTEIRO_BROKER": url(path)}) as running:
+def _pace(url: str, count: int) -> Pace:
+    with carteiro("feeding_app", url, every=BATCH) as running:
         return watch(running, count, warm_up=count // 10)

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 
 from benchmarks.bench import Bench, Figure, Result
-from benchmarks.processes import Running, carteiro, cpu_seconds, fresh_file, url
+from benchmarks.contest import carteiro
+from benchmarks.processes import cpu_seconds
 
 SETTLING = 1.0
 """Seconds until what a start leaves to do is done."""
@@ -15,7 +16,9 @@ SETTLING = 1.0
 
 def measure(bench: Bench) -> Result:
     seconds = 1.0 if bench.quick else 5.0
-    found = bench.in_turns({"1 subscription": _share(1, seconds), "200 subscriptions": _share(200, seconds)})
+    found = bench.in_turns(
+        {"1 subscription": _share(bench, 1, seconds), "200 subscriptions": _share(bench, 200, seconds)}
+    )
     best = {name: statistics.median(some) for name, some in found.items()}
     return Result(
         "An idle worker",
@@ -28,12 +31,11 @@ def measure(bench: Bench) -> Result:
     )
 
 
-def _share(subscriptions: int, seconds: float) -> Callable[[], float]:
+def _share(bench: Bench, subscriptions: int, seconds: float) -> Callable[[], float]:
     def share() -> float:
-        environment = {"BENCH_SUBSCRIPTIONS": str(subscriptions)}
         with (
-            fresh_file() as path,
-            Running(carteiro("idle_app"), environment={"CARTEIRO_BROKER": url(path), **environment}) as running,
+            bench.system.fresh() as url,
+            carteiro("idle_app", url, BENCH_SUBSCRIPTIONS=str(subscriptions)) as running,
         ):
             running.ready()
             time.sleep(SETTLING)

@@ -2,63 +2,57 @@
 
 from __future__ import annotations
 
-import asyncio
+import functools
 import statistics
+import time
+from collections.abc import Sequence
 
 from benchmarks.bench import Bench, Figure, Result
-from benchmarks.contestants import carteiro_app
-from benchmarks.contestants.orders import FILE_VARIABLE
+from benchmarks.contest import stamp, work
 from benchmarks.contestants.publishing import RATE
-from benchmarks.processes import Running, carteiro, fresh_file, huey, module, url
+from benchmarks.systems.base import Contestant, Role
 
-WARM_UP = 2 * RATE
-"""Messages that are not counted: two seconds, in which the worker starts and handles what had come before it."""
+SECONDS = 2.5
+SETTLING = 0.5
+"""Seconds from the first that is handled, in which a worker handles what had come before it was there."""
+RANKS = (50, 99, 100)
 
 
 def measure(bench: Bench) -> Result:
-    count = bench.size(1_000)
-    delays = bench.in_turns({"carteiro": lambda: _carteiro(count), "Huey": lambda: _huey(count)})
-    ours = statistics.median(_percentile(some, 50) for some in delays["carteiro"])
+    count = bench.size(SECONDS * RATE)
+    waiting = [one for one in bench.contestants if one.waits and one.role is not Role.CALLS]
+    delays = bench.in_turns({one.name: functools.partial(_delays, bench, one, count) for one in waiting})
+    found = {name: [{rank: _percentile(one, rank) for rank in RANKS} for one in some] for name, some in delays.items()}
+    medians = {name: {rank: statistics.median(one[rank] for one in some) for rank in RANKS}
+               for name, some in found.items()}  # fmt: skip
+    ours = medians[bench.one(Role.OURS).name]
     return Result(
         "Latency across processes",
-        f"{RATE} messages a second from one process to a worker in another; the time from before the call of publish, "
-        "which includes the commit, to the handler. Huey polls, each 0.1 s by default.",
+        f"{RATE} messages a second from one process to a worker in another, which has nothing else to do; the time "
+        "from before the call of publish to the handler. A worker that cannot keep up falls behind.",
         ("", "p50", "p99", "worst"),
+        [[name, *(f"{milliseconds:,.2f} ms" for milliseconds in ranks.values())] for name, ranks in medians.items()],
         [
-            [name, *(f"{statistics.median(_percentile(one, rank) for one in some):,.2f} ms" for rank in (50, 99, 100))]
-            for name, some in delays.items()
+            Figure("p50", ours[50], "ms", at_most=bench.system.bounds.p50),
+            Figure("p99", ours[99], "ms", at_most=bench.system.bounds.p99),
         ],
-        [
-            Figure("p50", ours, "ms", at_most=3.0),
-            Figure("p99", statistics.median(_percentile(some, 99) for some in delays["carteiro"]), "ms"),
-        ],
-        {name: [{"p50": _percentile(one, 50), "p99": _percentile(one, 99)} for one in some]
-         for name, some in delays.items()},
-    )  # fmt: skip
+        {name: [{"p50": one[50], "p99": one[99]} for one in some] for name, some in found.items()},
+    )
 
 
-def _percentile(delays: list[float], rank: int) -> float:
+def _percentile(delays: Sequence[float], rank: int) -> float:
     """In milliseconds."""
     ordered = sorted(delays)
     return ordered[min(len(ordered) - 1, len(ordered) * rank // 100)] * 1000
 
 
-def _carteiro(count: int) -> list[float]:
-    with fresh_file() as path:
-        asyncio.run(carteiro_app.fill(url(path), 0))
-        return _delays(carteiro("carteiro_app"), "carteiro_publisher", count, CARTEIRO_BROKER=url(path))
-
-
-def _huey(count: int) -> list[float]:
-    with fresh_file() as path:
-        return _delays(huey(), "huey_publisher", count, **{FILE_VARIABLE: path})
-
-
-def _delays(worker: list[str], publisher: str, count: int, **environment: str) -> list[float]:
-    published = count + WARM_UP
-    with (
-        Running(worker, environment={**environment, "BENCH_COUNT": str(published)}) as working,
-        Running(module(publisher, "paced", str(published)), environment=environment),
-    ):
-        delays: list[float] = working.first("delays")["delays"]
-    return delays[WARM_UP:]
+def _delays(bench: Bench, contestant: Contestant, count: int) -> list[float]:
+    begin: float | None = None
+    delays: list[float] = []
+    with bench.system.fresh() as url, work(contestant, url) as working, stamp(contestant, url):
+        while len(delays) < count:
+            told = [report for report in working.next() if "delay" in report]
+            if told and begin is None:
+                begin = time.monotonic() + SETTLING
+            delays += [report["delay"] for report in told if begin is not None and report["sent"] >= begin]
+    return delays

@@ -7,20 +7,21 @@ import time
 from collections.abc import Callable
 
 from benchmarks.bench import Bench, Figure, Result
-from benchmarks.processes import Running, carteiro, fresh_file, seconds_to_run, url
+from benchmarks.contest import carteiro
+from benchmarks.processes import seconds_to_run
 
 
 def measure(bench: Bench) -> Result:
     for app in ("idle_app", "carteiro_app"):
-        _ready(app)  # compiles what is not compiled yet, as an installation does
+        _ready(bench, app)  # compiles what is not compiled yet, as an installation does
     times = bench.in_turns(
         {
             "python, nothing imported": _runs("pass"),
             "import asyncio": _runs("import asyncio"),
             "import pydantic": _runs("import pydantic; pydantic.BaseModel"),
             "import carteiro": _runs("import carteiro"),
-            "carteiro run to ready, text bodies": lambda: _ready("idle_app"),
-            "carteiro run to ready, pydantic bodies": lambda: _ready("carteiro_app"),
+            "carteiro run to ready, text bodies": lambda: _ready(bench, "idle_app"),
+            "carteiro run to ready, pydantic bodies": lambda: _ready(bench, "carteiro_app"),
         }
     )
     best = {name: min(some) for name, some in times.items()}
@@ -45,9 +46,9 @@ def _runs(code: str) -> Callable[[], float]:
     return lambda: min(seconds_to_run(code) for _ in range(3))
 
 
-def _ready(app: str) -> float:
-    with fresh_file() as path:
+def _ready(bench: Bench, app: str) -> float:
+    with bench.system.fresh() as url:
         start = time.perf_counter()
-        with Running(carteiro(app), environment={"CARTEIRO_BROKER": url(path)}) as running:
+        with carteiro(app, url) as running:
             running.ready()
             return time.perf_counter() - start

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,26 +16,43 @@ from benchmarks.bench import Figure, Result
 ROOT = Path(__file__).parents[2]
 
 
+def run(system: str, tmp_path: Path, *options: str) -> Any:
+    """The figures of a quick run with Huey, which needs no environment of its own."""
+    out = tmp_path / "out.json"
+    command = [sys.executable, "-m", "benchmarks", "--system", system, "--quick", "--peers", "Huey", "--json", str(out)]
+    done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(out.read_text())[system]
+
+
 @pytest.mark.slow
 def test_a_quick_run_puts_carteiro_beside_the_bare_loop_and_huey(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks", "--quick", "--only", "handled", "--json", str(tmp_path / "out.json")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "carteiro / bare loop: " in done.stdout
-    figures = json.loads((tmp_path / "out.json").read_text())["measurements"]["handled"]["figures"]
-    assert figures["carteiro / Huey"] > 0
+    figures = run("sqlite", tmp_path, "--only", "handled")["handled"]["figures"]
+    assert figures["carteiro / best peer (Huey)"] > 0
+    assert figures["carteiro / bare loop"] > 0
 
 
-def test_results_replace_what_stood_between_the_markers_of_the_page(
+@pytest.mark.slow
+@pytest.mark.needs("redis")
+def test_the_same_contestants_are_measured_on_redis(tmp_path: Path) -> None:
+    measured = run("redis", tmp_path, "--only", "handled,latency")
+    assert measured["handled"]["figures"]["carteiro / best peer (Huey)"] > 0
+    assert measured["handled"]["figures"]["carteiro / bare loop"] > 0
+    assert set(measured["latency"]["rounds"]) == {"carteiro", "bare loop", "Huey"}
+
+
+def test_results_replace_what_stood_between_the_markers_of_their_system(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "page.md"
-    path.write_text(f"before\n{page.BEGIN}\nold\n{page.END}\nafter\n")
+    (begin, end), (other, other_end) = page.marks("sqlite"), page.marks("redis")
+    path.write_text(f"before\n{other}\nkept\n{other_end}\n{begin}\nold\n{end}\nafter\n")
     monkeypatch.setattr(page, "PAGE", path)
     figure = Figure("ours / theirs", 0.25, at_least=0.5)
-    page.write([Result("Speed", "As it is.", ("", "rate"), [("ours", "1")], [figure])], {"date": "today"}, "bench")
+    results = [Result("Speed", "As it is.", ("", "rate"), [("ours", "1")], [figure])]
+    page.write("sqlite", results, {"date": "today"}, "bench", "![what it says](picture.png)")
     text = path.read_text()
-    assert text.startswith("before\n")
+    assert text.startswith(f"before\n{other}\nkept\n{other_end}\n{begin}\n\n![what it says](picture.png)\n")
     assert text.endswith("after\n")
     assert "old" not in text
     assert "| Speed | ours / theirs | 0.25 × | at least 0.5 × | ✗ falls short |" in text
