@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
 
+from carteiro.backends.redis.address import Address
+from carteiro.backends.redis.natives import CORRELATION_ID, ID, KEY, RedisChannel, RedisStream
 from carteiro.backends.redis.routes import Routes, Targets
 from carteiro.message import Outgoing
 from carteiro.ports.records import pack
 
 _NO_TIME: Final = 9
 """Bytes at the end of a record that say when it was published: the server writes those."""
-
-
-_SHORT: Final = [bytes([0xA0 | size]) for size in range(32)]
+_SHORT: Final = [bytes([0xA0 | size]) if size < 32 else bytes([0xD9, size]) for size in range(256)]
+_encode = msgspec.msgpack.Encoder().encode
 
 
 class Rows:
@@ -40,47 +41,81 @@ class Rows:
 
 def raw(data: bytes) -> msgspec.Raw:
     """`data` as a MessagePack text: the server's Lua reads those byte for byte, and knows no binary type."""
-    size = len(data)
-    if size < 32:
-        return msgspec.Raw(_SHORT[size] + data)
-    if size < 1 << 8:
-        return msgspec.Raw(b"\xd9" + size.to_bytes(1) + data)
-    if size < 1 << 16:
-        return msgspec.Raw(b"\xda" + size.to_bytes(2) + data)
-    return msgspec.Raw(b"\xdb" + size.to_bytes(4) + data)
+    return msgspec.Raw(_head(len(data)) + data)
+
+
+def _head(size: int) -> bytes:
+    """What a text of so many bytes begins with."""
+    if size < 256:
+        return _SHORT[size]
+    return b"\xda" + size.to_bytes(2) if size < 1 << 16 else b"\xdb" + size.to_bytes(4)
 
 
 def micros(seconds: float) -> int:
     return round(seconds * 1_000_000)
 
 
-def entry(message: Outgoing, row: bytes) -> msgspec.Raw | tuple[msgspec.Raw, int, str | bool, int]:
-    """As `fanout.lua` takes it. Raises Unencodable for what is no text where text must be."""
-    element = raw(row + pack(message, 0.0)[:-_NO_TIME])
-    if not message.delay and message.dedupe is None:
-        return element
-    if message.dedupe is None:
-        return element, micros(message.delay), False, 0
-    return element, micros(message.delay), f"{message.topic} {message.id}", micros(message.dedupe)
+def packed_entry(message: Outgoing, row: bytes) -> bytes:
+    """As `fanout.lua` takes it, packed. Raises Unencodable for what is no text where text must be."""
+    if message.target is not None:
+        fields = as_fields(message, message.target) if isinstance(message.target, RedisStream) else raw(message.body)
+        return _encode(fields)
+    record = pack(message, 0.0)[:-_NO_TIME]
+    element = _head(len(record) + len(row)) + row + record
+    if message.dedupe is not None:
+        mark = f"{message.topic} {message.id}"
+        return _encode((msgspec.Raw(element), micros(message.delay), mark, micros(message.dedupe)))
+    return _encode((msgspec.Raw(element), micros(message.delay), False, 0)) if message.delay else element
 
 
 def compose(messages: Iterable[tuple[Outgoing, Targets]], rows: Rows) -> tuple[list[Any], list[Outgoing]]:
     """[route, entries]… in the order given, neighbours of one route together; and those that nobody gets."""
-    parts: list[Any] = []
+    found: list[tuple[Targets, list[bytes]]] = []
     unrouted: list[Outgoing] = []
     last: Targets | None = None
-    entries: list[Any] = []
+    nobody = False
+    entries: list[bytes] = []
     for message, targets in messages:
-        if targets.nobody:
-            unrouted.append(message)
-            continue
         if targets is not last:
-            last, entries = targets, []
-            parts += (targets.route, entries)
-        entries.append(entry(message, rows()))
+            last, nobody, entries = targets, targets.nobody, []
+            if not nobody:
+                found.append((targets, entries))
+        if nobody:
+            unrouted.append(message)
+        else:
+            entries.append(packed_entry(message, rows()))
+    parts: list[Any] = []
+    for targets, entries in found:
+        parts += (targets.route, msgspec.Raw(b"\xdd" + len(entries).to_bytes(4) + b"".join(entries)))
     return parts, unrouted
 
 
 def compose_all(routes: Routes, messages: Iterable[Outgoing], rows: Rows) -> tuple[list[Any], list[Outgoing]]:
-    targets = routes.targets
-    return compose(((message, targets(message.topic)) for message in messages), rows)
+    return compose(_addressed(routes, messages), rows)
+
+
+def _addressed(routes: Routes, messages: Iterable[Outgoing]) -> Iterator[tuple[Outgoing, Targets]]:
+    last: Outgoing | None = None
+    for message in messages:
+        if last is None or message.topic is not last.topic or message.target is not last.target:
+            last, targets = message, routes.of(message)
+        yield message, targets
+
+
+def as_fields(message: Outgoing, stream: RedisStream) -> list[msgspec.Raw]:
+    """Names and values of an entry, as `import.lua` reads them back."""
+    fields = {stream.body_field: message.body, ID: message.id.encode()}
+    if message.key is not None:
+        fields[KEY] = message.key.encode()
+    if message.correlation_id != message.id:
+        fields[CORRELATION_ID] = message.correlation_id.encode()
+    fields |= {name: text.encode() for name, text in message.headers.items()}
+    return [raw(part) for name, value in fields.items() for part in (name.encode(), value)]
+
+
+def unheard(messages: Iterable[Outgoing], heard: Sequence[int], address: Address) -> list[Outgoing]:
+    """Those to a channel on which nobody listened; a node of a cluster knows only of its own listeners."""
+    if address.kind == "cluster":
+        return []
+    sent = (message for message in messages if isinstance(message.target, RedisChannel))
+    return [message for message, listeners in zip(sent, heard, strict=True) if not listeners]
