@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Any, TypeVar
 
-from carteiro.building import Builder, Defaults, Overrides, check_features, subscriptions
+from carteiro.building import Builder, Defaults, Overrides, check_emits, check_features, subscriptions
 from carteiro.connection import Connection
 from carteiro.current import current
 from carteiro.durations import Duration, seconds
@@ -23,14 +23,15 @@ from carteiro.engine.worker import Worker
 from carteiro.errors import ConfigurationError, NotConnected
 from carteiro.handlers.codecs import Codec, decoder, encode
 from carteiro.handlers.signature import describe
-from carteiro.message import CONTENT_TYPE, EXPIRES_AT, NO_HEADERS, TYPE, Outgoing, Subscription, new_id
+from carteiro.message import CONTENT_TYPE, EXPIRES_AT, NO_HEADERS, TYPE, Native, Outgoing, Subscription, new_id
 from carteiro.policies.retry import Retry
 from carteiro.ports.broker import Backend
 from carteiro.ports.clock import SYSTEM_CLOCK, Clock
+from carteiro.ports.native import named
 from carteiro.ports.registry import open_backend
 from carteiro.router import Router, Subscriber
 from carteiro.sync import SyncBridge
-from carteiro.topics import check_topic, matches
+from carteiro.topics import matches
 
 log = logging.getLogger("carteiro.app")
 
@@ -120,7 +121,7 @@ class Carteiro(Router):
 
     async def publish(
         self,
-        topic: str,
+        topic: str | Native,
         value: Any,
         *,
         key: str | None = None,
@@ -135,6 +136,7 @@ class Carteiro(Router):
     ) -> str:
         """Publish `value` and return its message id once the broker has it safe.
 
+        `topic` is a name, or an object of the broker's own such as `RedisList("jobs")`.
         `delay` or `at` (aware): not before then. `expires`: not handled any more after so long. `id`: a second
         message with it within the app's dedupe window is dropped. `mandatory`: raise Unroutable if no group gets it.
         Raises BrokerUnavailable if the broker stays away for the app's `publish_timeout`.
@@ -149,7 +151,7 @@ class Carteiro(Router):
 
     async def publish_many(
         self,
-        topic: str,
+        topic: str | Native,
         values: Iterable[Any],
         *,
         key: Callable[[Any], str | None] | None = None,
@@ -184,14 +186,14 @@ class Carteiro(Router):
         message = self.outgoing(topic, value, key=key, headers=headers, type=type, expires=timeout)
         return decoder(returns)(await connection.request(message, seconds(timeout)))
 
-    def publish_sync(self, topic: str, value: Any, *, mandatory: bool = False, **options: Any) -> str:
+    def publish_sync(self, topic: str | Native, value: Any, *, mandatory: bool = False, **options: Any) -> str:
         """`publish` for code that has no event loop; takes the same options and can be called from any thread."""
         message = self.outgoing(topic, value, **options)
         self._sync.call(lambda connection: connection.publisher.publish(message, mandatory=mandatory))
         return message.id
 
     def publish_many_sync(
-        self, topic: str, values: Iterable[Any], *, mandatory: bool = False, **options: Any
+        self, topic: str | Native, values: Iterable[Any], *, mandatory: bool = False, **options: Any
     ) -> list[str]:
         """`publish_many` for code that has no event loop; takes the same options."""
         messages = self.outgoing_many(topic, values, **options)
@@ -207,7 +209,7 @@ class Carteiro(Router):
 
     def outgoing(
         self,
-        topic: str,
+        topic: str | Native,
         value: Any,
         *,
         key: str | None = None,
@@ -230,16 +232,17 @@ class Carteiro(Router):
             if at.tzinfo is None or delay is not None:
                 raise ConfigurationError(f"at={at!r} for `{topic}`: give an aware datetime, and no delay beside it")
             wait = max(0.0, at.timestamp() - self.clock.time())
+        name, target = named(topic)
         message_id = new_id() if id is None else id
         return compose(
-            check_topic(topic), value, id=message_id, key=key, headers=written,
+            name, value, id=message_id, key=key, headers=written,
             correlation_id=correlation_id or _flow() or message_id, delay=wait, codec=self._codec,
-            dedupe=None if id is None else self._dedupe,
+            dedupe=None if id is None else self._dedupe, target=target,
         )  # fmt: skip
 
     def outgoing_many(
         self,
-        topic: str,
+        topic: str | Native,
         values: Iterable[Any],
         *,
         key: Callable[[Any], str | None] | None = None,
@@ -248,8 +251,8 @@ class Carteiro(Router):
         delay: Duration | None = None,
     ) -> list[Outgoing]:
         """The messages that `publish_many` sends, encoded. What they share is worked out once."""
-        check_topic(topic)
-        shared = described(topic, headers or NO_HEADERS, None)
+        name, target = named(topic)
+        shared = described(name, headers or NO_HEADERS, None)
         wait = 0.0 if delay is None else seconds(delay)
         flow, codec = _flow(), self._codec
         window = None if id is None else self._dedupe
@@ -260,8 +263,11 @@ class Carteiro(Router):
             message_id = new_id() if id is None else id(value)
             message_key = None if key is None else key(value)
             if key is not None or id is not None:
-                check_text(topic, id=message_id, key=message_key)
-            messages.append(Outgoing(message_id, topic, body, message_key, written, flow or message_id, wait, window))
+                check_text(name, id=message_id, key=message_key)
+            message = Outgoing(message_id, name, body, message_key, written, flow or message_id, wait, window, target)
+            if target is not None:
+                target.check_outgoing(message)
+            messages.append(message)
         return messages
 
     # -- its life --------------------------------------------------------------------------------------------------
@@ -432,6 +438,7 @@ class Carteiro(Router):
             raise ConfigurationError(f"app `{self.name}` has no subscribers{among}: there is nothing to run")
         builder = Builder(self._defaults(concurrency), self.overrides)
         routes = [builder.route(subscription, sharing) for subscription, sharing in chosen.items()]
+        check_emits(routes, connection.broker.features)
         await connection.broker.declare([subscription for subscription in chosen if subscription.ephemeral])
         around = Surroundings(
             self.clock,

@@ -14,6 +14,7 @@ from carteiro.handlers.running import CallSync
 from carteiro.message import Subscription
 from carteiro.policies.retry import Retry
 from carteiro.ports.features import Capability, Features
+from carteiro.ports.native import check_system
 from carteiro.router import OwnGroup, RunsIn, Subscriber
 from carteiro.topics import is_pattern, wildcard
 
@@ -55,6 +56,9 @@ def check_features(subscribers: Mapping[Subscription, Sequence[Subscriber]], fea
     """Raise UnsupportedFeature for the first thing that a subscriber needs and the broker lacks."""
     for subscription, sharing in subscribers.items():
         for subscriber in sharing:
+            for native in (subscriber.source, *(to.target for to in subscriber.publishes)):
+                if native is not None:
+                    check_system(native, features, str(subscriber))
             for capability in _needs(subscription, subscriber):
                 support = features[capability]
                 if not support:
@@ -62,6 +66,14 @@ def check_features(subscribers: Mapping[Subscription, Sequence[Subscriber]], fea
                         f"{subscriber} needs {capability.value}, which the {features.backend} broker does not have"
                         + (f": {support.how}" if support.how else "")
                     )
+
+
+def check_emits(routes: Sequence[Route], features: Features) -> None:
+    """Raise UnsupportedFeature for the first object that a handler emits to and the broker cannot reach."""
+    for route in routes:
+        for handler in route.handlers:
+            for native in handler.plan.targets:
+                check_system(native, features, f"the Emit of `{handler.plan.name}` ({handler.plan.place})")
 
 
 class Builder:
@@ -150,23 +162,30 @@ class Builder:
 
 def _subscription(subscriber: Subscriber, number: int, defaults: Defaults) -> Subscription:
     """`number` is its function's: a broadcast has a group of its own for each function, also where names are alike."""
-    group = subscriber.group
+    group, source = subscriber.group, subscriber.source
     if isinstance(group, OwnGroup):
-        group = defaults.name
+        group = defaults.name if source is None else source.default_group(defaults.name)
     broadcast = group is None
     if group is None:
         group = f"{defaults.instance}.{number}.{subscriber.name}"
-    return Subscription(
+    subscription = Subscription(
         topic=wildcard(subscriber.topic),
         group=group,
         ordered=subscriber.ordered,
         ephemeral=broadcast,
         lease=subscriber.lease or defaults.lease,
         start=subscriber.start,
+        source=source,
     )
+    if source is not None:
+        try:
+            source.check_subscription(subscription)
+        except ConfigurationError as error:
+            raise type(error)(f"{subscriber}: {error}") from error
+    return subscription
 
 
-_SHARED = ("concurrency", "prefetch", "rate", "batch", "ordered", "runs_in", "start", "lease")
+_SHARED = ("source", "concurrency", "prefetch", "rate", "batch", "ordered", "runs_in", "start", "lease")
 
 
 def _check_sharing(subscription: Subscription, sharing: Sequence[Subscriber]) -> None:
@@ -193,7 +212,7 @@ def _needs(subscription: Subscription, subscriber: Subscriber) -> list[Capabilit
         Capability.BROADCAST: subscription.ephemeral,
         Capability.PATTERNS: is_pattern(subscription.topic),
         Capability.ORDERED: subscription.ordered,
-        Capability.RETENTION: subscription.start != "latest",
+        Capability.RETENTION: subscription.start != "latest" and subscription.source is None,
         Capability.RETRY: subscriber.retry is not None and subscriber.retry.attempts > 1,
     }
     return [capability for capability, needed in needs.items() if needed]

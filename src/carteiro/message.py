@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Protocol, runtime_checkable
 
 import msgspec
 
@@ -79,6 +79,8 @@ class Outgoing(msgspec.Struct, frozen=True, eq=False, gc=False):
     correlation_id: str
     delay: float = 0.0
     dedupe: float | None = None
+    target: Native | None = None
+    """Where it goes, if not to the groups of its topic; the topic is then this object's."""
 
 
 class Subscription(msgspec.Struct, frozen=True):
@@ -95,6 +97,8 @@ class Subscription(msgspec.Struct, frozen=True):
     ephemeral: bool = False
     lease: float = 30.0
     start: str | float = "latest"
+    source: Native | None = None
+    """Where its messages come from, if not from who publishes to its topic; the topic is then this object's."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Subscription) and (self.topic, self.group) == (other.topic, other.group)
@@ -104,6 +108,45 @@ class Subscription(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return f"{self.topic} [{self.group}]"
+
+
+@runtime_checkable
+class Native(Protocol):
+    """An object of one system in place of a topic's name, such as a Redis list: a frozen value, equal by what it says.
+
+    What comes from it is a message of its `topic`, for whatever else there is: dead letters, the command line, tests.
+    """
+
+    def __hash__(self) -> int: ...
+
+    @property
+    def backend(self) -> str:
+        """The system: `Features.backend` of those brokers that can reach it."""
+        ...
+
+    @property
+    def topic(self) -> str:
+        """The topic of the messages that come from it."""
+        ...
+
+    def default_group(self, app: str) -> str | None:
+        """The group of a subscriber that names none, in the app of this name; None is a broadcast."""
+        ...
+
+    def check_subscription(self, subscription: Subscription) -> None:
+        """Raises ConfigurationError for what cannot be subscribed to it so."""
+        ...
+
+    def check_outgoing(self, message: Outgoing) -> None:
+        """Raises UnsupportedFeature for what it cannot carry, with the way out."""
+        ...
+
+    def received(self, message: Outgoing) -> Outgoing | None:
+        """A message that was published to another object of its system, as it comes from here; None if it does not.
+
+        In tests, where there is no such system: its own brokers know without asking.
+        """
+        ...
 
 
 class Retention(msgspec.Struct, frozen=True):

@@ -13,11 +13,12 @@ from carteiro.durations import Duration, seconds
 from carteiro.engine.routes import ConsumeMiddleware, Publication
 from carteiro.errors import ConfigurationError
 from carteiro.handlers.signature import caller_locals
-from carteiro.message import Retention
+from carteiro.message import Native, Retention
 from carteiro.policies.batch import Batch
 from carteiro.policies.idempotency import Idempotency
 from carteiro.policies.rate import Rate
 from carteiro.policies.retry import Retry
+from carteiro.ports.native import named
 from carteiro.topics import check_pattern, check_topic
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -56,6 +57,8 @@ class Subscriber(msgspec.Struct, frozen=True, eq=False):
     """Where what it returns goes by the routers that it was included with."""
     localns: Mapping[str, Any] | None = None
     """What its annotations may name, if it is defined within a function."""
+    source: Native | None = None
+    """What was given in place of a topic's name; `topic` is then its own."""
 
     @property
     def name(self) -> str:
@@ -83,7 +86,7 @@ class Router:
 
     def subscriber(
         self,
-        topic: str,
+        topic: str | Native,
         *,
         group: str | OwnGroup | None = OWN_GROUP,
         type: str | None = None,
@@ -101,7 +104,8 @@ class Router:
         lease: Duration | None = None,
         middleware: Sequence[ConsumeMiddleware] = (),
     ) -> Callable[[F], F]:
-        """Have the decorated function handle the messages of `topic`, a name or a pattern.
+        """Have the decorated function handle the messages of `topic`: a name, a pattern, or an object of the broker's
+        own (`RedisList("jobs")`), which has no prefix before it.
 
         - `group`: those who share the messages; the app's name by default. None is a broadcast: every running process
           gets its own copy. `type` selects by the message's type.
@@ -117,7 +121,8 @@ class Router:
 
         Raises ConfigurationError for what cannot be.
         """
-        full = check_pattern(self._prefix + topic)
+        source = None if isinstance(topic, str) else named(topic)[1]
+        full = check_pattern(self._prefix + topic if isinstance(topic, str) else topic.topic)
         for option, given, kind, example in (
             ("retry", retry, Retry, "Retry(attempts=3)"),
             ("batch", batch, Batch, "Batch(size=100)"),
@@ -140,6 +145,8 @@ class Router:
                 f"`{full}`: a batch cannot have idempotency; handle the messages one by one, or drop it"
             )
         if retain is not None:
+            if not isinstance(topic, str):
+                raise ConfigurationError(f"retain={retain!r} on {topic!r}: what it keeps is for its own system to say")
             self.topic(topic, retain=retain)
 
         def declare(function: F) -> F:
@@ -162,18 +169,20 @@ class Router:
                     lease=None if lease is None else seconds(lease),
                     middleware=(*self._middleware, *middleware),
                     localns=caller_locals(function),
+                    source=source,
                 )
             )
             return function
 
         return declare
 
-    def publisher(self, topic: str, *, key: Callable[[Any], str | None] | None = None) -> Callable[[F], F]:
+    def publisher(self, topic: str | Native, *, key: Callable[[Any], str | None] | None = None) -> Callable[[F], F]:
         """Publish what the decorated subscriber returns, if it is not None, to `topic`, in one commit with its ack.
 
         `key` makes the message's key of what was returned.
         """
-        to = Publication(check_topic(self._prefix + topic), key)
+        name, target = named(self._prefix + topic if isinstance(topic, str) else topic)
+        to = Publication(name, key, target)
 
         def declare(function: F) -> F:
             self._publishers[function] = (*self._publishers.get(function, ()), to)
@@ -193,7 +202,7 @@ class Router:
             self._subscribers.append(
                 msgspec.structs.replace(
                     subscriber,
-                    topic=check_pattern(before + subscriber.topic),
+                    topic=check_pattern(before + subscriber.topic) if subscriber.source is None else subscriber.topic,
                     middleware=(*self._middleware, *subscriber.middleware),
                     publishes=_moved(subscriber.publishes, before),
                 )
@@ -218,7 +227,9 @@ class Router:
 
 
 def _moved(publications: Iterable[Publication], before: str) -> tuple[Publication, ...]:
-    return tuple(Publication(check_topic(before + to.topic), to.key) for to in publications)
+    return tuple(
+        to if to.target is not None else Publication(check_topic(before + to.topic), to.key) for to in publications
+    )
 
 
 def _start(start: Start) -> str | float:

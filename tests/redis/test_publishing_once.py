@@ -75,4 +75,3 @@ async def test_messages_whose_answer_was_lost_are_published_again_only_once(rela
         came += [delivery.message.body for delivery in await consumer.fetch({ORDERS: 10})]
     assert came == [b"0", b"1", b"2", b"next"]
     await broker.close()
-

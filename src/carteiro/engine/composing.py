@@ -7,7 +7,7 @@ from typing import Any
 
 from carteiro.errors import Unencodable
 from carteiro.handlers.codecs import Codec, encode
-from carteiro.message import CONTENT_TYPE, NO_HEADERS, Outgoing
+from carteiro.message import CONTENT_TYPE, NO_HEADERS, Native, Outgoing
 
 
 def compose(
@@ -21,11 +21,18 @@ def compose(
     delay: float,
     codec: Codec,
     dedupe: float | None = None,
+    target: Native | None = None,
 ) -> Outgoing:
-    """Raises Unencodable for a value that no body can hold, or a header, key or id that is no text."""
+    """Raises Unencodable for a value that no body can hold, or a header, key or id that is no text; UnsupportedFeature
+    for what `target`, an object in place of a topic's name, cannot carry.
+    """
     body, content_type = encode(value, codec=codec)
     check_text(topic, id=id, key=key, correlation_id=correlation_id)
-    return Outgoing(id, topic, body, key, described(topic, headers, content_type), correlation_id, delay, dedupe)
+    written = described(topic, headers, content_type)
+    message = Outgoing(id, topic, body, key, written, correlation_id, delay, dedupe, target)
+    if target is not None:
+        target.check_outgoing(message)
+    return message
 
 
 def described(topic: str, headers: Mapping[str, str], content_type: str | None) -> Mapping[str, str]:

@@ -86,7 +86,7 @@ class Endings:
             result, emitted = result.result, list(result.emitted)
         if result is not None:
             emitted.extend(
-                Emitted(to.topic, result, None if to.key is None else to.key(result), NO_HEADERS, 0.0)
+                Emitted(to.topic, result, None if to.key is None else to.key(result), NO_HEADERS, 0.0, to.target)
                 for to in self._handler.publishes
             )
         for number, emit in enumerate(emitted):
@@ -140,4 +140,5 @@ class Endings:
         return compose(
             emit.topic, emit.value, id=emitted_id(parent, self._subscription, number), key=emit.key,
             headers=emit.headers, correlation_id=parent.correlation_id, delay=emit.delay, codec=self._around.codec,
+            target=emit.target,
         )  # fmt: skip

@@ -10,9 +10,10 @@ from carteiro.engine.batcher import Batcher
 from carteiro.engine.reconnect import reconnect_wait
 from carteiro.engine.routes import PublishMiddleware
 from carteiro.errors import BrokerUnavailable, Unroutable
-from carteiro.message import Outgoing
+from carteiro.message import Native, Outgoing
 from carteiro.ports.broker import Broker
 from carteiro.ports.clock import Clock
+from carteiro.ports.native import check_system
 
 log = logging.getLogger("carteiro.publisher")
 
@@ -35,6 +36,8 @@ class Publisher:
 
     async def publish(self, message: Outgoing, *, mandatory: bool = False) -> None:
         """Returns when the message is safe. With `mandatory`, raises Unroutable if no group gets it."""
+        if message.target is not None:
+            self._check(message.target)
         if self._middleware:
             await self._chain(message, lambda outgoing: self._post(outgoing, mandatory))
         else:
@@ -42,6 +45,8 @@ class Publisher:
 
     async def publish_many(self, messages: Sequence[Outgoing], *, mandatory: bool = False) -> None:
         """Returns when all are safe: whole batches at once, so that a crash can leave a part published."""
+        if messages and messages[0].target is not None:
+            self._check(messages[0].target)
         for start in range(0, len(messages), LARGEST):
             part = messages[start : start + LARGEST]
             if self._middleware:  # one after another, since the order is part of the promise
@@ -105,6 +110,9 @@ class Publisher:
                 log.warning("%d messages wait for the broker: %s", len(messages), error)
                 await self._clock.sleep(wait)
                 tries += 1
+
+    def _check(self, target: Native) -> None:
+        check_system(target, self._broker.features, "a publish")
 
     def _unrouted(self, message: Outgoing, mandatory: bool) -> None:
         if mandatory:

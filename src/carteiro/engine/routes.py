@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from carteiro.handlers.plan import BatchPlan, Plan
-from carteiro.message import Message, Outgoing, Subscription
+from carteiro.message import Message, Native, Outgoing, Subscription
 from carteiro.policies.batch import Batch
 from carteiro.policies.idempotency import Idempotency
 from carteiro.policies.rate import Rate
@@ -26,6 +26,8 @@ class Publication(msgspec.Struct, frozen=True, eq=False):
 
     topic: str
     key: Callable[[Any], str | None] | None = None
+    target: Native | None = None
+    """What was given in place of a topic's name."""
 
 
 class Handler(msgspec.Struct, frozen=True, eq=False):

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from carteiro.message import NO_HEADERS, Message
+from carteiro.message import NO_HEADERS, Message, Native
 
 T = TypeVar("T")
 
@@ -42,6 +42,8 @@ class Emitted(msgspec.Struct, frozen=True):
     key: str | None
     headers: Mapping[str, str]
     delay: float
+    target: Native | None = None
+    """What was given in place of a topic's name."""
 
 
 class Emit(Generic[T]):
@@ -50,10 +52,11 @@ class Emit(Generic[T]):
     In a unit test make one by hand, `Emit("stock.released")`, and look at its `emitted`.
     """
 
-    __slots__ = ("emitted", "topic")
+    __slots__ = ("_target", "emitted", "topic")
 
-    def __init__(self, topic: str, emitted: list[Emitted] | None = None) -> None:
-        self.topic = topic
+    def __init__(self, topic: str | Native, emitted: list[Emitted] | None = None) -> None:
+        self.topic = topic if isinstance(topic, str) else topic.topic
+        self._target = None if isinstance(topic, str) else topic
         self.emitted = [] if emitted is None else emitted
 
     def __call__(
@@ -66,4 +69,5 @@ class Emit(Generic[T]):
     ) -> None:
         """`delay` is in seconds from the broker's now when it is a number."""
         seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay or 0.0
-        self.emitted.append(Emitted(self.topic, value, key, NO_HEADERS if headers is None else headers, seconds))
+        written = NO_HEADERS if headers is None else headers
+        self.emitted.append(Emitted(self.topic, value, key, written, seconds, self._target))

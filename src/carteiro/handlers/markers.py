@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from carteiro.message import Native
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DependsMarker:
@@ -34,7 +36,7 @@ class BodyMarker:
 
 @dataclass(frozen=True, slots=True)
 class TopicMarker:
-    name: str
+    to: str | Native
 
 
 Marker = DependsMarker | PathMarker | HeaderMarker | BodyMarker | TopicMarker
@@ -69,8 +71,8 @@ def Body(embed: bool | None = None) -> Any:
     return BodyMarker(embed)
 
 
-def Topic(name: str) -> Any:
-    """The topic of an `Emit`: `Annotated[Emit[Reserved], Topic("stock.released")]`."""
+def Topic(name: str | Native) -> Any:
+    """The topic of an `Emit`: `Annotated[Emit[Reserved], Topic("stock.released")]`, or the broker's own object."""
     return TopicMarker(name)
 
 

@@ -29,7 +29,7 @@ from carteiro.handlers.running import (
 from carteiro.handlers.signature import describe, is_async, is_async_generator, is_generator, name_of, place_of
 from carteiro.handlers.sources import BatchSources, MessageSources, Sources
 from carteiro.handlers.wiring import Call, Function, Wiring
-from carteiro.message import Message
+from carteiro.message import Message, Native
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,8 @@ class Plan:
 
     `call` decodes, injects, calls and closes, and gives what the handler returned, or `Called` if `emits`. It raises
     InvalidBody either when called or when awaited. `place` is file and line, `body_type` what the body is decoded to
-    (None where nothing is), `returns` the annotation of what is returned (Any where there is none).
+    (None where nothing is), `returns` the annotation of what is returned (Any where there is none). `targets` are the
+    objects that it emits to in place of topics.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Plan:
     emits: bool
     body_type: Any
     returns: Any
+    targets: tuple[Native, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class BatchPlan:
     emits: bool
     body_type: Any
     returns: Any
+    targets: tuple[Native, ...] = ()
 
 
 def compile_plan(
@@ -85,7 +88,15 @@ def compile_plan(
     sources = MessageSources(topic, name_of(function))
     wiring = Wiring(sources, overrides or {}, localns)
     call, run = _compile(function, wiring, sources, call_sync, whole_thread)
-    return Plan(name_of(function), place_of(function), run, wiring.emitted is not None, call.body_type, call.returns)
+    return Plan(
+        name_of(function),
+        place_of(function),
+        run,
+        wiring.emitted is not None,
+        call.body_type,
+        call.returns,
+        tuple(wiring.targets),
+    )
 
 
 def compile_batch_plan(
@@ -119,6 +130,7 @@ def compile_batch_plan(
         wiring.emitted is not None,
         body_type,
         call.returns,
+        tuple(wiring.targets),
     )
 
 

@@ -31,9 +31,9 @@ class Unrouted:
         self.counts: dict[str, int] = {}
 
     def note(self, message: Outgoing) -> None:
-        """A reply that nobody waits for any more is none of these."""
+        """A reply that nobody waits for any more is none of these, and neither is what goes to others than groups."""
         topic = message.topic
-        if topic.startswith("$"):
+        if topic.startswith("$") or message.target is not None:
             return
         self.counts[topic] = self.counts.get(topic, 0) + 1
         if self.counts[topic] == 1:

@@ -46,6 +46,8 @@ class Features(msgspec.Struct, frozen=True):
 
     backend: str
     support: Mapping[Capability, Support]
+    stands_in: bool = False
+    """Whether it stands in for any system, as in tests: there a native object is the topic of its name."""
 
     def __getitem__(self, capability: Capability) -> Support:
         return self.support.get(capability, Support("unsupported"))

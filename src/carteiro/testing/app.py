@@ -17,7 +17,7 @@ from carteiro.errors import ConfigurationError
 from carteiro.handlers.codecs import decoder
 from carteiro.handlers.markers import TopicMarker
 from carteiro.handlers.signature import read_signature
-from carteiro.message import DeadLetter, Message, Outgoing
+from carteiro.message import DeadLetter, Message, Native, Outgoing
 from carteiro.ports.broker import GroupStatus, Inspector
 from carteiro.ports.registry import open_backend
 from carteiro.testing.clock import VirtualClock
@@ -86,11 +86,11 @@ class TestApp:
 
     # -- doing -----------------------------------------------------------------------------------------------------
 
-    async def publish(self, topic: str, value: Any, **options: Any) -> str:
+    async def publish(self, topic: str | Native, value: Any, **options: Any) -> str:
         """As `app.publish`."""
         return await self.app.publish(topic, value, **options)
 
-    async def publish_many(self, topic: str, values: Iterable[Any], **options: Any) -> list[str]:
+    async def publish_many(self, topic: str | Native, values: Iterable[Any], **options: Any) -> list[str]:
         """As `app.publish_many`."""
         return await self.app.publish_many(topic, values, **options)
 
@@ -147,21 +147,23 @@ class TestApp:
     def now(self) -> datetime:
         return datetime.fromtimestamp(self.clock.time(), UTC)
 
-    def published(self, topic: str) -> list[Any]:
-        """What was published to `topic` (a name or a pattern), by whomever, in order.
+    def published(self, topic: str | Native) -> list[Any]:
+        """What was published to `topic` (a name, a pattern, or an object of a broker's own), by whomever, in order.
 
         As objects where a publisher, an `Emit` or a subscriber says of what type; otherwise as JSON gives them.
         """
-        decode = decoder(self._type_of(topic))
+        decode = decoder(self._type_of(_name(topic)))
         return [decode(_as_message(message)) for message in self.messages(topic)]
 
-    def messages(self, topic: str = "#") -> list[Outgoing]:
+    def messages(self, topic: str | Native = "#") -> list[Outgoing]:
         """What was published to `topic`, with key, headers and all."""
-        return [message for message in self._tap.published if matches(topic, message.topic)]
+        name = _name(topic)
+        return [message for message in self._tap.published if matches(name, message.topic)]
 
-    def dead(self, topic: str = "#") -> list[DeadLetter]:
-        """The dead letters among what was published to `topic` (a name or a pattern), with reason and history."""
-        return [letter for letter in _at_once(self._inspector.dead_letters()) if matches(topic, letter.message.topic)]
+    def dead(self, topic: str | Native = "#") -> list[DeadLetter]:
+        """The dead letters among what was published to `topic`, with reason and history."""
+        name = _name(topic)
+        return [letter for letter in _at_once(self._inspector.dead_letters()) if matches(name, letter.message.topic)]
 
     def groups(self) -> dict[tuple[str, str], GroupStatus]:
         """What waits for whom: a status for each (topic, group)."""
@@ -277,13 +279,17 @@ class TestApp:
                 if any(to.topic == topic for to in subscriber.publishes):
                     return signature.returns
                 for parameter in signature.parameters:
-                    if isinstance(parameter.marker, TopicMarker) and parameter.marker.name == topic:
+                    if isinstance(parameter.marker, TopicMarker) and _name(parameter.marker.to) == topic:
                         return (get_args(parameter.annotation) or (Any,))[0]
         worker = self.app.worker
         for lane in () if worker is None else worker.routes:
             if matches(lane.subscription.topic, topic) and lane.handlers[0].plan.body_type is not None:
                 return lane.handlers[0].plan.body_type
         return Any
+
+
+def _name(topic: str | Native) -> str:
+    return topic if isinstance(topic, str) else topic.topic
 
 
 def _stopping(worker: Worker) -> bool:

@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
-from carteiro.message import Action, Delivery, Outcome, Outgoing, Retention, Subscription
+import msgspec
+
+from carteiro.message import Action, Delivery, Native, Outcome, Outgoing, Retention, Subscription
 from carteiro.ports.broker import Backend, Broker, Check, Consumer, Unrouted
 from carteiro.ports.features import Features
 from carteiro.ports.store import Store
@@ -25,6 +27,8 @@ class Wiretap:
         """Grows with whatever happens."""
         self.pending = 0
         """Calls other than fetches that are under way."""
+        self.sources: set[Native] = set()
+        """The objects that are subscribed to in place of topics."""
         self.crashes: dict[tuple[Subscription, CrashPoint], int] = {}
         self.on_crash: Callable[[], None] = lambda: None
         self._broker = _Broker(inner.broker, self)
@@ -39,6 +43,13 @@ class Wiretap:
 
     async def doctor(self) -> Sequence[Check]:
         return await self.inner.doctor()
+
+    def routed(self, messages: Sequence[Outgoing]) -> Sequence[Outgoing]:
+        """With those that come from other objects than they were published to, unless `inner` sees to that itself."""
+        system = self.inner.broker.features.backend
+        sent = [one for one in messages if one.target is not None and one.target.backend != system]
+        received = [source.received(message) for message in sent for source in self.sources]
+        return [*messages, *(one for one in received if one is not None)] if sent else messages
 
     def crashes_at(self, point: CrashPoint, deliveries: Sequence[Delivery]) -> bool:
         """Whether the worker dies here; each crash asked for happens once."""
@@ -57,7 +68,7 @@ class _Broker:
 
     @property
     def features(self) -> Features:
-        return self._inner.features
+        return msgspec.structs.replace(self._inner.features, stands_in=True)
 
     @property
     def store(self) -> Store | None:
@@ -74,18 +85,19 @@ class _Broker:
         await self._inner.close()
 
     async def declare(self, subscriptions: Sequence[Subscription], retentions: Sequence[Retention] = ()) -> None:
+        self._tap.sources.update(one.source for one in subscriptions if one.source is not None)
         await self._inner.declare(subscriptions, retentions)
 
     async def publish(self, messages: Sequence[Outgoing]) -> Sequence[Outgoing]:
         tap = self._tap
         tap.pending += 1
         try:
-            unrouted = await self._inner.publish(messages)
+            unrouted = await self._inner.publish(tap.routed(messages))
         finally:
             tap.pending -= 1
             tap.activity += 1
         tap.published.extend(messages)
-        return unrouted
+        return [message for message in unrouted if message.target is None]  # the others are not for groups
 
     def consume(self, subscriptions: Sequence[Subscription]) -> Consumer:
         return _Consumer(self._inner.consume(subscriptions), self._tap)
@@ -116,7 +128,7 @@ class _Consumer:
             await self._die()
         tap.pending += 1
         try:
-            lost = await self._inner.settle(outcomes)
+            lost = await self._inner.settle([self._routed(outcome) for outcome in outcomes])
         finally:
             tap.pending -= 1
             tap.activity += 1
@@ -127,6 +139,10 @@ class _Consumer:
         if tap.crashes_at("after_ack", handled):
             await self._die()
         return lost
+
+    def _routed(self, outcome: Outcome) -> Outcome:
+        emits = self._tap.routed(outcome.emits)
+        return outcome if emits is outcome.emits else msgspec.structs.replace(outcome, emits=emits)
 
     async def renew(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         return deliveries if self._dead else await self._inner.renew(deliveries)

@@ -1,4 +1,4 @@
-"""Each test of the tour runs on the broker in memory and on the one in a file."""
+"""Each test of the tour runs on the broker in memory, on the one in a file, and on Redis."""
 
 from __future__ import annotations
 
@@ -14,13 +14,19 @@ import pytest
 from tests.e2e.tour.stage import Stage
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-async def stage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stage]:
-    stage = Stage(
-        f"memory://{uuid.uuid4().hex}"
-        if request.param == "memory"
-        else f"sqlite:///{tmp_path}/broker.db?synchronous=normal"
-    )
+@pytest.fixture(params=["memory", "sqlite", "redis"])
+def broker_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "memory":
+        return f"memory://{uuid.uuid4().hex}"
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/broker.db?synchronous=normal"
+    url: str = request.getfixturevalue("redis_url")
+    return url
+
+
+@pytest.fixture
+async def stage(broker_url: str) -> AsyncIterator[Stage]:
+    stage = Stage(broker_url)
     yield stage
     await stage.close()
 

@@ -146,12 +146,17 @@ async def locate(address: Address) -> Server:
 
 
 async def _master(address: Address) -> Server:
+    from redis.asyncio.retry import Retry
     from redis.asyncio.sentinel import Sentinel
+    from redis.backoff import NoBackoff
     from redis.exceptions import RedisError
 
     sentinel = Sentinel(  # type: ignore[no-untyped-call]
         [(server.host, server.port) for server in address.servers],
-        sentinel_kwargs=_client_options(address, address.sentinel_username, address.sentinel_password),
+        sentinel_kwargs={
+            **_client_options(address, address.sentinel_username, address.sentinel_password),
+            "retry": Retry(NoBackoff(), 0),
+        },
     )
     try:
         host, port = await sentinel.discover_master(address.service)
@@ -165,7 +170,7 @@ async def _master(address: Address) -> Server:
 
 async def _node(address: Address) -> Server:
     from redis.asyncio.cluster import ClusterNode, RedisCluster
-    from redis.exceptions import RedisError
+    from redis.exceptions import RedisClusterException, RedisError
 
     options = _client_options(address, address.username, address.password)
     cluster = RedisCluster(
@@ -174,7 +179,7 @@ async def _node(address: Address) -> Server:
     try:
         await cluster.initialize()
         node = cluster.get_node_from_key(address.base)
-    except (RedisError, OSError) as error:
+    except (RedisError, RedisClusterException, OSError) as error:
         raise BrokerUnavailable(f"the cluster at `{address}` cannot be reached: {error}") from error
     finally:
         await cluster.aclose()
@@ -184,11 +189,12 @@ async def _node(address: Address) -> Server:
 
 
 def _client_options(address: Address, username: str | None, password: str | None) -> dict[str, Any]:
+    patience = address.connect_timeout / (len(address.servers) + 1)  # one that hangs leaves time for the others
     options: dict[str, Any] = {
         "username": username,
         "password": password,
-        "socket_timeout": address.connect_timeout,
-        "socket_connect_timeout": address.connect_timeout,
+        "socket_timeout": patience,
+        "socket_connect_timeout": patience,
     }
     if address.tls is not None:
         options |= {"ssl": True, **address.tls}

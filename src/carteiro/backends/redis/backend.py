@@ -29,9 +29,12 @@ class RedisBackend:
 
     def __init__(self, url: str, clock: Clock) -> None:
         address = parse(url)
+        self._url, self._clock = url, clock
         self._server = Server(Link(address), clock)
         self.store = RedisStore(self._server)
         self.broker = RedisBroker(self._server, self.store)
 
     async def doctor(self) -> Sequence[Check]:
-        return await examine(self._server.link)
+        """By a connection of its own, so that it may be asked while the broker works."""
+        another = RedisBackend(self._url, self._clock)
+        return await examine(another.broker, another._server.link)

@@ -9,6 +9,7 @@ from typing import Final
 from carteiro.backends.redis.consumer import RedisConsumer
 from carteiro.backends.redis.inspector import RedisInspector
 from carteiro.backends.redis.keeper import Keeper
+from carteiro.backends.redis.publishing import Rows
 from carteiro.backends.redis.sender import Sender
 from carteiro.backends.redis.server import Server
 from carteiro.backends.redis.store import RedisStore
@@ -41,6 +42,8 @@ class RedisBroker(RedisInspector):
     async def connect(self) -> None:
         if not self._connected:
             await self._server.link.open()
+            # A process that forks may have made this broker: its children must not name rows and batches alike.
+            self._server.rows, self._sender = Rows(), Sender(self._server)
             self._connected = True
             self._keeper.start()
 

@@ -11,6 +11,7 @@ A fetch that got nothing waits, and the server knows: what is published then is 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import os
 import struct
@@ -21,6 +22,7 @@ from typing import Any, Final
 import msgspec
 
 from carteiro.backends.redis import scripts
+from carteiro.backends.redis.importing import Sources
 from carteiro.backends.redis.link import Listener
 from carteiro.backends.redis.mishaps import NoQueue, Stale
 from carteiro.backends.redis.publishing import micros, raw
@@ -61,13 +63,17 @@ class RedisConsumer:
         self._leftover: list[tuple[float, Delivery]] = []
         self._changed = asyncio.Event()
         self._gone: BrokerUnavailable | None = None
-        self._channel = f"{server.base}:to:{self.id}"
+        self._channel = self._new_channel()
+        self._sources = Sources(server, subscriptions, self._changed.set)
         self._waiting: set[str] = set()  # the queues of which something may be handed over
         for one, queue in self._queues.items():
             server.link.listen(f"{queue}:wake", self._listeners[one])
         server.link.listen(f"{server.base}:changed", self._on_changed)
         server.link.listen(self._channel, self._on_handed_over)
         server.link.on_lost(self._on_lost)
+
+    def _new_channel(self) -> str:
+        return f"{self._server.base}:to:{new_id()}"
 
     @property
     def listening(self) -> list[str]:
@@ -92,10 +98,15 @@ class RedisConsumer:
                 return taken
             self._changed.clear()
             now = self._server.clock.monotonic()
-            asked = [(one, limit) for one, limit in room.items() if limit > 0 and self._look_at[one] <= now]
+            look_at, hot = self._look_at, self._sources.hot
+            asked = [(one, limit) for one, limit in room.items() if limit > 0 and (look_at[one] <= now or one in hot)]
             if not asked:
                 await self._wait(min((self._look_at[one] for one in room if room[one] > 0), default=math.inf) - now)
                 continue
+            if hot:
+                await self._sources.fill(asked)
+                if self._leftover and (taken := self._take_leftover(room)):
+                    return taken  # what was moved was handed over to us
             if deliveries := await self._claim(asked):
                 return deliveries
 
@@ -128,7 +139,10 @@ class RedisConsumer:
         return [delivery for delivery in deliveries if delivery.token[1] in lost]
 
     async def close(self) -> None:
-        """What no handler has seen is handed back at once, and does not count as an attempt."""
+        """What no handler has seen is handed back at once, and does not count as an attempt.
+
+        Where the server is away, that and what is ephemeral are left to their time: a process can end without it.
+        """
         if self.closed:
             return
         self.closed = True
@@ -136,18 +150,22 @@ class RedisConsumer:
         for one, queue in self._queues.items():
             link.unlisten(f"{queue}:wake", self._listeners[one])
         link.unlisten(f"{self._server.base}:changed", self._on_changed)
-        link.unlisten(self._channel, self._on_handed_over)
         link.off_lost(self._on_lost)
+        self._unwait()
         self._changed.set()
         self._on_close(self)
-        await self._server.remove([one for one in self._queues if one.ephemeral], self.listening)
-        # Only now: a claim whose fetch was cancelled was answered before that.
-        unseen = [Outcome(delivery, Action.RELEASE) for _, delivery in self._leftover]
-        self._leftover.clear()
-        await self.settle(unseen)
+        await self._sources.close()
+        with contextlib.suppress(BrokerUnavailable):
+            await self._server.remove([one for one in self._queues if one.ephemeral], self.listening)
+            # Only now: a claim whose fetch was cancelled was answered before that, and nothing is handed over after it.
+            unseen = [Outcome(delivery, Action.RELEASE) for _, delivery in self._leftover]
+            self._leftover.clear()
+            await self.settle(unseen)
+        link.unlisten(self._channel, self._on_handed_over)
 
     def heat(self) -> None:
         """Look at every queue again."""
+        self._sources.heat()
         self._look_at = dict.fromkeys(self._look_at, _HOT)
         self._changed.set()
 
@@ -222,6 +240,11 @@ class RedisConsumer:
             self._waiting.clear()
 
     def _on_lost(self) -> None:
+        # The server may still hold that it waits: what is handed over to the channel that it had goes to others.
+        self._server.link.unlisten(self._channel, self._on_handed_over)
+        self._channel = self._new_channel()
+        self._server.link.listen(self._channel, self._on_handed_over)
+        self._waiting.clear()
         self._gone = BrokerUnavailable(f"the connection to `{self._server.link.address}` is lost")
         self.heat()
 

@@ -36,16 +36,31 @@ class RedisInspector:
 
     async def peek(self, topic: str, group: str, limit: int = 10) -> Sequence[Message]:
         """Each as its next attempt will see it. Raises BrokerError for an unknown group."""
-        found = await self._run_on(Subscription(topic, group), scripts.PEEK, limit)
-        return [unpack(record, tries + 1) for tries, record in zip(found[::2], found[1::2], strict=True)]
+        messages: list[Message] = []
+        while len(messages) < limit:
+            found = await self._run_on(Subscription(topic, group), scripts.PEEK, limit, len(messages))
+            if not found:
+                break
+            messages += (unpack(record, tries + 1) for tries, record in zip(found[::2], found[1::2], strict=True))
+        return messages
 
     async def dead_letters(
         self, queue: str | None = None, *, ids: Sequence[str] | None = None, limit: int | None = None
     ) -> Sequence[DeadLetter]:
         if limit == 0:
             return []
-        answer = await self._server.run(scripts.LETTERS, queue or False, _known(ids), limit or 0)
-        return [_letter(id.decode(), letter) for id, letter in zip(answer[::2], answer[1::2], strict=True)]
+        known, last = _known(ids), 0
+        letters: list[DeadLetter] = []
+        while not limit or len(letters) < limit:
+            left = limit - len(letters) if limit else 0
+            answer = await self._server.run(scripts.LETTERS, queue or False, known, left, last)
+            if not answer:
+                break
+            letters += (_letter(id.decode(), letter) for id, letter in zip(answer[::2], answer[1::2], strict=True))
+            last = int(answer[-2])
+            if isinstance(known, list):
+                known = [id for id in known if int(id) > last]
+        return letters
 
     async def replay(self, queue: str, *, ids: Sequence[str] | None = None, body: bytes | None = None) -> int:
         """Raises BrokerError, and replays none, where a group that failed is no longer there."""

@@ -145,6 +145,11 @@ class _Wire(asyncio.Protocol):
         await self.ended.wait()
 
 
+def _is_missing(answer: Any) -> bool:
+    """Whether the server does not know the script."""
+    return type(answer) is hiredis.ReplyError and str(answer).startswith("NOSCRIPT")
+
+
 class Link:
     """Calls scripts and commands. All calls come from one event loop."""
 
@@ -192,7 +197,7 @@ class Link:
         wire = self._wire or await self._connected()
         packed = _encode(request)
         answer = await self._call(wire, orphaned, "EVALSHA", script.sha, 1, self.address.base, packed)
-        if type(answer) is hiredis.ReplyError and str(answer).startswith("NOSCRIPT"):
+        if _is_missing(answer):
             # The server has restarted or its scripts were flushed: this call was not run, and brings its script along.
             answer = await self._call(wire, orphaned, "EVAL", script.text, 1, self.address.base, packed)
         return self._checked(wire, answer)
@@ -235,8 +240,16 @@ class Link:
 
     def send(self, script: Script, *request: Any) -> None:
         """Call a script and look at no answer; where there is no connection it need not be called."""
-        if self._wire is not None:
-            self._wire.call("EVALSHA", script.sha, 1, self.address.base, _encode(request))
+        wire = self._wire
+        if wire is None:
+            return
+        packed = _encode(request)
+
+        def bring_along(answer: Any) -> None:
+            if _is_missing(answer):
+                wire.call("EVAL", script.text, 1, self.address.base, packed).cancel()
+
+        wire.call("EVALSHA", script.sha, 1, self.address.base, packed, orphaned=bring_along).cancel()
 
     async def _call(self, wire: _Wire, orphaned: Orphaned | None, *words: Word) -> Any:
         if self._watch is None:

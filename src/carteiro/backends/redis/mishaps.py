@@ -48,6 +48,16 @@ def explain(text: str, server: str) -> Exception:
         return Stale(text)
     if kind == "NOQUEUE":
         return NoQueue(text.partition(" ")[2])
+    if kind == "MISPLACED":
+        wanted, found, name = text.split(" ", 3)[1:]
+        return BrokerError(
+            f"`{name}` is no {wanted}: `{server}` has a {found} of this name. Name another key, or remove it"
+        )
+    if text.startswith("ERR Script attempted to access"):
+        return BrokerError(
+            f"`{server}` is a cluster, and a list or stream is not in the slot of carteiro's keys: begin its name with "
+            f'the prefix of these in braces, as in RedisList("{{carteiro}}jobs") ({text})'
+        )
     if text.startswith(_DENIED_WITHIN):
         kind = "NOPERM"
     if kind in _PASSING:

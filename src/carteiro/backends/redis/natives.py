@@ -1,12 +1,13 @@
 """Redis' own channels, lists and streams, in place of a topic's name.
 
 Any client may be on their other side, one that knows nothing of carteiro. What such a client puts there is a message
-like any other: it has attempts, retries, a dead letter queue, and a topic, which is `list:jobs` for `RedisList("jobs")`.
-What is published to them is written as such a client would write it.
+like any other, with attempts, retries, a dead letter queue, and a topic: `list:jobs` for `RedisList("jobs")`. What is
+published to them is written as such a client would write it.
 """
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import ClassVar, Final, NoReturn
 
 import msgspec
@@ -64,6 +65,13 @@ class RedisChannel(msgspec.Struct, frozen=True):
         _check_times(self, message)
         _check_body_alone(self, message)
 
+    def received(self, message: Outgoing) -> Outgoing | None:
+        sent_to = message.target
+        if not (self.pattern and isinstance(sent_to, RedisChannel) and _matches(self.name, sent_to.name)):
+            return None
+        headers = {**message.headers, CHANNEL: sent_to.name}
+        return msgspec.structs.replace(message, topic=self.topic, headers=headers)
+
 
 class RedisList(msgspec.Struct, frozen=True):
     """A list as a queue: any client fills it with RPUSH or LPUSH, and handlers get its elements from the left end.
@@ -95,13 +103,16 @@ class RedisList(msgspec.Struct, frozen=True):
         _check_times(self, message)
         _check_body_alone(self, message)
 
+    def received(self, message: Outgoing) -> None:
+        return None
+
 
 class RedisStream(msgspec.Struct, frozen=True):
     """A stream, read through a consumer group of its own: a new one, or one that others read through too.
 
-    `group` is the consumer group and the group of the subscriber, which by default gives it. `body` names the field that
-    holds the body, `body` by default; the other fields are headers. Of an entry without it the body is a JSON object of
-    all its fields. A message has the header `stream-id`. `maxlen`: publishing trims the stream to about so many entries.
+    `group` is the consumer group and the subscriber's group, one and the same. `body` names the field that holds the
+    body, `body` by default; the other fields are headers. Of an entry without it the body is a JSON object of all its
+    fields. A message has the header `stream-id`. `maxlen`: publishing trims the stream to about so many entries.
     """
 
     backend: ClassVar[str] = "redis"
@@ -115,6 +126,8 @@ class RedisStream(msgspec.Struct, frozen=True):
         _check_name(self, self.name)
         if self.maxlen is not None and self.maxlen < 1:
             raise ConfigurationError(f"maxlen={self.maxlen} of the stream `{self.name}`: at least 1")
+        if self.body_field in (ID, KEY, CORRELATION_ID, STREAM_ID):
+            raise ConfigurationError(f'body="{self.body}" of the stream `{self.name}`: that field means something else')
 
     def __repr__(self) -> str:
         return _shown(self)
@@ -147,6 +160,9 @@ class RedisStream(msgspec.Struct, frozen=True):
         taken = {self.body_field, ID, KEY, CORRELATION_ID, STREAM_ID}.intersection(message.headers)
         if taken:
             raise UnsupportedFeature(f"{self!r} has a field `{min(taken)}` of its own: give the header another name")
+
+    def received(self, message: Outgoing) -> None:
+        return None
 
 
 def _check_name(native: object, name: str) -> None:
@@ -188,6 +204,10 @@ def _words(name: str) -> str:
         for letter in name
     )
     return encoded if all(encoded.split(".")) else encoded.replace(".", "%2E")
+
+
+def _matches(pattern: str, channel: str) -> bool:
+    return fnmatchcase(channel, pattern.replace("[^", "[!"))
 
 
 def _shown(native: RedisChannel | RedisList | RedisStream) -> str:

@@ -12,8 +12,12 @@ import msgspec
 from carteiro.backends.redis.address import Address
 from carteiro.backends.redis.natives import CORRELATION_ID, ID, KEY, RedisChannel, RedisStream
 from carteiro.backends.redis.routes import Routes, Targets
+from carteiro.errors import Unencodable
 from carteiro.message import Outgoing
 from carteiro.ports.records import pack
+
+LARGEST: Final = 16 * 1024 * 1024
+"""Bytes of a record. A server closes a connection that listens, as ours does, if 32 MB wait to be sent on it."""
 
 _NO_TIME: Final = 9
 """Bytes at the end of a record that say when it was published: the server writes those."""
@@ -61,6 +65,11 @@ def packed_entry(message: Outgoing, row: bytes) -> bytes:
         fields = as_fields(message, message.target) if isinstance(message.target, RedisStream) else raw(message.body)
         return _encode(fields)
     record = pack(message, 0.0)[:-_NO_TIME]
+    if len(record) > LARGEST:
+        raise Unencodable(
+            f"message `{message.id}` to `{message.topic}` has {len(record) / 1_048_576:.1f} MB, and Redis hands out no "
+            f"more than {LARGEST >> 20} MB at once: put the body elsewhere, and publish where it is"
+        )
     element = _head(len(record) + len(row)) + row + record
     if message.dedupe is not None:
         mark = f"{message.topic} {message.id}"
@@ -95,11 +104,11 @@ def compose_all(routes: Routes, messages: Iterable[Outgoing], rows: Rows) -> tup
 
 
 def _addressed(routes: Routes, messages: Iterable[Outgoing]) -> Iterator[tuple[Outgoing, Targets]]:
-    last: Outgoing | None = None
+    last: tuple[Outgoing, Targets] | None = None
     for message in messages:
-        if last is None or message.topic is not last.topic or message.target is not last.target:
-            last, targets = message, routes.of(message)
-        yield message, targets
+        if last is None or message.topic is not last[0].topic or message.target is not last[0].target:
+            last = message, routes.of(message)
+        yield message, last[1]
 
 
 def as_fields(message: Outgoing, stream: RedisStream) -> list[msgspec.Raw]:

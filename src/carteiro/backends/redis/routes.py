@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from functools import lru_cache
+from typing import Any, Final
 
 import msgspec
 
-from carteiro.errors import BrokerError
-from carteiro.message import Subscription
+from carteiro.backends.redis.natives import RedisChannel, RedisList, RedisStream
+from carteiro.errors import BrokerError, UnsupportedFeature
+from carteiro.message import Native, Outgoing, Subscription
 from carteiro.topics import matches
 
 _REMEMBERED: Final = 10_000  # topics; more than that would be names made up as they go
@@ -19,9 +21,12 @@ _decode = msgspec.msgpack.Decoder(_Route).decode
 
 
 class Targets(msgspec.Struct, frozen=True):
-    """Where a topic's messages go: `route` as the scripts take it (queues, ordered queues, log or False)."""
+    """Where a topic's messages go: `route` as the scripts take it (queues, ordered queues, log or False).
 
-    route: tuple[tuple[str, ...], tuple[str, ...], str | bool]
+    Of what goes to someone else's place, the place is a fourth part.
+    """
+
+    route: tuple[Any, ...]
     groups: int
     """How many durable groups get them."""
 
@@ -64,6 +69,10 @@ class Routes:
             found = self._targets[topic, besides] = self._match(topic, besides)
         return found
 
+    def of(self, message: Outgoing) -> Targets:
+        """Who gets a message."""
+        return self.targets(message.topic) if message.target is None else _place(message.target)
+
     def logs(self, pattern: str, more: Mapping[str, int] | None = None) -> list[str | int]:
         """Key and retention (microseconds) of the log of each topic that `pattern` matches, `more` among them."""
         found: list[str | int] = []
@@ -86,6 +95,18 @@ class Routes:
             ),
             len({route[1] for route in got.values() if not route[3]}),
         )
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _place(native: Native) -> Targets:
+    """Raises UnsupportedFeature for what is not Redis' own."""
+    if isinstance(native, RedisChannel):
+        return Targets(((), (), False, ("channel", native.name, False)), 0)
+    if isinstance(native, RedisList):
+        return Targets(((), (), False, ("list", native.name, False)), 0)
+    if isinstance(native, RedisStream):
+        return Targets(((), (), False, ("stream", native.name, native.maxlen or False)), 0)
+    raise UnsupportedFeature(f"{native!r} is no object of Redis")
 
 
 def queue_of(base: str, subscription: Subscription) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from carteiro.backends.redis import scripts
 from carteiro.backends.redis.mishaps import Stale
-from carteiro.backends.redis.publishing import compose_all
+from carteiro.backends.redis.publishing import compose_all, unheard
 from carteiro.backends.redis.server import Server
 from carteiro.errors import BrokerUnavailable
 from carteiro.message import Outgoing, new_id
@@ -46,8 +46,8 @@ class Sender:
             routes = await server.routes()
             parts, unrouted = compose_all(routes, messages, server.rows)
             try:
-                await server.run(scripts.PUBLISH, routes.version, self._key, self._number, *parts)
+                heard = await server.run(scripts.PUBLISH, routes.version, self._key, self._number, *parts)
             except Stale:
                 server.forget_routes()
                 continue
-            return unrouted
+            return [*unrouted, *unheard(messages, heard, server.link.address)] if heard else unrouted

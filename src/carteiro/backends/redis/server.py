@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from carteiro.backends.redis import scripts
+from carteiro.backends.redis.importing import Natives
 from carteiro.backends.redis.link import Link, Orphaned
 from carteiro.backends.redis.mishaps import Stale
 from carteiro.backends.redis.publishing import Rows, micros, raw
@@ -33,6 +34,7 @@ class Server:
         self.clock = clock
         self.base = link.address.base
         self.rows = Rows()
+        self.natives = Natives(self)
         self._held = clock is not SYSTEM_CLOCK
         self._routes: Routes | None = None
         self._epoch: bytes | None = None
@@ -116,6 +118,7 @@ class Server:
     async def _declare(self, subscriptions: Sequence[Subscription], retentions: Sequence[Retention]) -> bytes:
         """Returns the epoch in which they are there."""
         kept = {retention.topic: micros(retention.seconds) for retention in retentions}
+        await self.natives.open(subscriptions)
         while True:
             routes = await self._look()
             queues = [self._queue_request(one, routes, kept) for one in subscriptions]

@@ -65,7 +65,7 @@ class Settlement:
         if routes is not None:
             if outcome.action is _DEAD:
                 letter, emits = _bury(outcome, routes)
-            emits += ((emit, routes.targets(emit.topic)) for emit in outcome.emits)
+            emits += ((emit, routes.of(emit)) for emit in outcome.emits)
         parts, unrouted = compose(emits, rows)
         if outcome.emits and unrouted:
             self._unrouted[token] = [message for message in unrouted if message in outcome.emits]

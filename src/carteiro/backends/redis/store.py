@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from carteiro.backends.redis import scripts
+from carteiro.backends.redis.publishing import raw
 from carteiro.backends.redis.server import Server
 from carteiro.backends.redis.settling import write_of
 from carteiro.message import Write
@@ -28,10 +29,23 @@ class RedisStore:
             await self._server.link.close()
 
     async def get(self, keys: Sequence[str]) -> Mapping[str, Entry]:
-        return _entries(await self._server.run(scripts.READ, keys, "")) if keys else {}
+        wanted = list(dict.fromkeys(keys))
+        found: dict[str, Entry] = {}
+        while wanted:
+            last, *entries = await self._server.run(scripts.READ, wanted, "", False)
+            found |= _entries(entries)
+            wanted = [] if last is None else wanted[wanted.index(last.decode()) + 1 :]
+        return found
 
     async def scan(self, prefix: str) -> Mapping[str, Entry]:
-        return _entries(await self._server.run(scripts.READ, False, prefix))
+        """In as many steps as it takes: what is written meanwhile may or may not be among them."""
+        found: dict[str, Entry] = {}
+        last: bytes | None = b""
+        while last is not None:
+            after = raw(last) if last else False
+            last, *entries = await self._server.run(scripts.READ, False, prefix, after)
+            found |= _entries(entries)
+        return found
 
     async def write(self, writes: Sequence[Write]) -> Sequence[bool]:
         if not writes:

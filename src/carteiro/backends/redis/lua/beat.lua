@@ -37,7 +37,9 @@ for _, key in ipairs(call('ZRANGEBYSCORE', store .. ':expiries', '-inf', now, 'L
 local retentions = call('HGETALL', base .. ':retentions')
 for i = 1, #retentions, 2 do
   local oldest = string.format('%d', math.max(0, math.floor((now - tonumber(retentions[i + 1])) / 1000)))
-  call('XTRIM', base .. ':log:' .. retentions[i], 'MINID', '~', oldest, 'LIMIT', LIMIT)
+  local log = base .. ':log:' .. retentions[i]
+  -- `~` ends at the last whole node: then the few before it are left, of which the first may have passed too.
+  if call('XTRIM', log, 'MINID', '~', oldest, 'LIMIT', LIMIT) < LIMIT then call('XTRIM', log, 'MINID', oldest) end
 end
 
 local meta = call('HMGET', base .. ':meta', 'epoch', 'version')

@@ -10,10 +10,13 @@ local function bury(letter, queue, element, attempt)
   call('HINCRBY', base .. ':dead:counts', queue, 1)
 end
 
--- The ids of a queue of the dead, or of all, up to `limit` unless it is 0; or those of `ids` that are there.
-local function letters(queue, ids, limit)
+-- The ids of a queue of the dead, or of all, that follow `after`, up to `limit` unless it is 0; or those of `ids` that
+-- are there.
+local function letters(queue, ids, limit, after)
   local order = queue and base .. ':dead:of:' .. queue or base .. ':dead:all'
-  if not ids then return call('ZRANGE', order, 0, limit - 1) end
+  if not ids then
+    return call('ZRANGEBYSCORE', order, '(' .. (after or 0), '+inf', 'LIMIT', 0, limit == 0 and -1 or limit)
+  end
   table.sort(ids, function(a, b) return tonumber(a) < tonumber(b) end)
   local found = {}
   for i, place in ipairs(ask('ZMSCORE', order, ids)) do

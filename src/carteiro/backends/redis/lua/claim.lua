@@ -14,10 +14,13 @@
 -- What becomes visible comes from three places, each of them in order: `ready`, `due` up to now, and the leases that
 -- ended. Nearly always the latter two are empty.
 
-local BYTES = 8 * 1024 * 1024 -- of records in one answer, after which the rest has to wait
+-- After BYTES of records the rest has to wait: what a server claims for a connection that it then closes is lost until
+-- its lease ends.
 local AT_A_TIME = 128
+local FEW = 16
 
-local taken, rows, size, fresh, room
+local size = 0
+local taken, rows, fresh, room
 
 local function take(row, element)
   taken[#taken + 1] = element
@@ -29,13 +32,11 @@ local function full()
   return #taken >= room or size >= BYTES
 end
 
-local function take_fresh(elements)
-  for _, element in ipairs(elements) do
-    local row = row_of(element)
-    fresh[#fresh + 1] = row
-    fresh[#fresh + 1] = element
-    take(row, element)
-  end
+local function take_fresh(element)
+  local row = row_of(element)
+  fresh[#fresh + 1] = row
+  fresh[#fresh + 1] = element
+  take(row, element)
 end
 
 -- What was delayed, failed, was handed back or was lost, and is visible now: {when, row or row and token}…
@@ -58,18 +59,31 @@ local function returning(queue)
 end
 
 local function take_ready(queue)
+  local some = FEW
   while not full() do
-    local elements = call('LPOP', queue .. ':ready', math.min(room - #taken, AT_A_TIME))
+    local elements = call('LPOP', queue .. ':ready', math.min(room - #taken, some))
     if not elements then return end
-    take_fresh(elements)
+    for n = 1, #elements do
+      if size >= BYTES then
+        for last = #elements, n, -1 do call('LPUSH', queue .. ':ready', elements[last]) end
+        return
+      end
+      take_fresh(elements[n])
+    end
+    -- As many as fit, if the next ones are as large.
+    some = math.min(AT_A_TIME, math.max(1, math.floor((BYTES - size) / size * #taken)))
   end
 end
 
 local function merge(queue, found)
-  local ready = call('LRANGE', queue .. ':ready', 0, room - 1)
+  local some, read = {}, 0
   local popped, next_found = 0, 1
   while not full() do
-    local one, other = found[next_found], ready[popped + 1]
+    if popped == read then
+      some = call('LRANGE', queue .. ':ready', read, read + FEW - 1)
+      read = read + #some
+    end
+    local one, other = found[next_found], some[#some - read + popped + 1]
     if one and not (other and published(other) < one[1]) then
       next_found = next_found + 1
       local row = string.sub(one[2], 1, ROW)
@@ -82,7 +96,7 @@ local function merge(queue, found)
       take(row, call('HGET', queue .. ':held', row))
     elseif other then
       popped = popped + 1
-      take_fresh({other})
+      take_fresh(other)
     else
       break
     end
@@ -114,7 +128,7 @@ local answer, anything = {now}, false
 for i = 3, #request, 4 do
   local queue, token, lease = request[i], request[i + 1], request[i + 3]
   if call('HEXISTS', base .. ':routes', queue) == 0 then return redis.error_reply('NOQUEUE ' .. queue) end
-  room, taken, rows, fresh, size = request[i + 2], {}, {}, {}, 0
+  room, taken, rows, fresh = request[i + 2], {}, {}, {}
   local found = returning(queue)
   if found then merge(queue, found) else take_ready(queue) end
   local row_text, record_text = '', ''

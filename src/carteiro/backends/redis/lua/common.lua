@@ -15,6 +15,18 @@
 --   :failures  HASH row -> those of them that failed, as the client wrote it
 --   :lanes     ZSET of lane + sequence + row + when it is due, by name: what an ordered queue has of each key
 --
+-- Of all queues together, each after `{prefix}:`
+--
+--   armed            SET of queues: the next message wakes those who wait
+--   waiting          HASH, see leasing
+--   consumers        ZSET consumer + ` ` + queue -> until when its process is known to live
+--   sequence         the last place in a lane that was given
+--   marks            ZSET topic + ` ` + message id -> until when a second one is dropped
+--   publisher:<id>   the number of its last batch, for an hour
+--   log:<topic>      STREAM of element and due, for its retention
+--
+-- and those of routing, entries and burial; its channels are `changed`, `to:<consumer>`, and `<queue>:wake`.
+--
 -- A row is 12 bytes that name a message's place in a queue; an element is a row, then the message's record (see
 -- `ports/records.py`), whose last 8 bytes say when it was published. Times are microseconds, but for those.
 --
@@ -32,6 +44,8 @@ if not now then
 end
 
 local ROW = 12
+-- What is large in one answer. A server closes a connection that listens, as ours does, if 32 MB wait to be sent on it.
+local BYTES = 8 * 1024 * 1024
 local AT_ONCE = 4000 -- values a call: Lua's stack holds some 8,000
 
 -- Call a command that counts what it changed, with as many values as there are.

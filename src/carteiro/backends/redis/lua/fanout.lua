@@ -12,7 +12,9 @@ local function is_first(mark, window)
   return true
 end
 
-local function fan_out(route, entries)
+-- `heard` is for `send`, where the route is someone else's place.
+local function fan_out(route, entries, heard)
+  if route[4] then return send(route[4], entries, heard) end
   local stamp = packed_time(now)
   local fresh, held, due, all = {}, {}, {}, {}
   for i = 1, #entries do

@@ -3,20 +3,21 @@
 --
 -- needs     common lanes leasing places fanout
 -- request   time, version, queue, route, room, kind, and then
---           list      name, topic, rows, id
---           stream    name, topic, rows, consumer group, where it begins if it is gone, field of the body
+--           list      name, topic, rows, largest, id
+--           stream    name, topic, rows, largest, consumer group, where it begins if it is gone, field of the body
 --           channel   entries
--- answer    how many were taken, whether there is no more and, of a stream, the id of the last one; STALE or MISPLACED,
---           and nothing done
+-- answer    how many were taken, whether there is no more, of a stream the id of the last one or false, and where those
+--           are that were too large; STALE or MISPLACED, and nothing done
 --
 -- Invariant: what is taken is in the queues of the route in the same step, and what is not stays where it was. No more is
 -- taken than there is room for beside what the queue has visible, so that others who read there get their share.
 --
--- `rows` is as many rows as may be taken, in one string. It may exceed the server's memory limit: what is full is
--- emptied so.
+-- `rows` is as many rows as may be taken, in one string. A body of more than `largest` bytes, which no claim could bring,
+-- is taken by nobody: of a list it is put aside, a stream has it still. It may exceed the server's memory limit: what is
+-- full is emptied so.
 
 local BYTES = 8 * 1024 * 1024 -- of bodies in one call, after which the rest has to wait
-local AT_A_TIME = 64
+local AT_A_TIME = 100
 local READER = 'carteiro' -- in the consumer group: it never has anything pending
 
 local version, queue, route, room, kind = request[2], request[3], request[4], request[5], request[6]
@@ -79,16 +80,18 @@ end
 
 -- -- what is taken ----------------------------------------------------------------------------------------------------
 
-local entries, size, no_more = {}, 0, false
+local entries, size, no_more, oversized = {}, 0, false, {}
 
 local function row_for(rows)
   return string.sub(rows, #entries * ROW + 1, (#entries + 1) * ROW)
 end
 
--- Take by `take(how many)`, which answers how many there were, until there is no more room or no more.
+-- Take by `take(how many)`, which answers how many there were, until there is no more room or no more: first one, and
+-- from then on as many as are likely to be small enough.
 local function fill(take)
   while #entries < room and size < BYTES do
-    local wanted = math.min(room - #entries, AT_A_TIME)
+    local likely = #entries == 0 and 1 or (BYTES - size) / math.max(size / #entries, 1)
+    local wanted = math.min(room - #entries, AT_A_TIME, math.max(math.floor(likely), 1))
     if take(wanted) < wanted then
       no_more = true
       return
@@ -96,13 +99,18 @@ local function fill(take)
   end
 end
 
-local function from_list(name, topic, rows, id)
+local function from_list(name, topic, rows, largest, id)
   fill(function(wanted)
     local bodies = call('LPOP', name, wanted) or {}
     for _, body in ipairs(bodies) do
-      local own_id = id .. '.' .. (#entries + 1)
-      entries[#entries + 1] = element(row_for(rows), own_id, topic, body, nil, {}, own_id)
-      size = size + #body
+      if #body > largest then
+        oversized[#oversized + 1] = base .. ':oversized:' .. name
+        call('RPUSH', base .. ':oversized:' .. name, body)
+      else
+        local own_id = id .. '.' .. (#entries + 1)
+        entries[#entries + 1] = element(row_for(rows), own_id, topic, body, nil, {}, own_id)
+        size = size + #body
+      end
     end
     return #bodies
   end)
@@ -115,10 +123,11 @@ local function read_group(name, group, start, wanted)
     )
   end
   local found = read()
-  if found and found.err then
+  if found and found.err and string.find(found.err, 'NOGROUP', 1, true) then
     call('XGROUP', 'CREATE', name, group, start, 'MKSTREAM') -- the stream, or its group, was taken away
     found = read()
   end
+  if found and found.err then error(found) end
   return found and found[1][2] or {}
 end
 
@@ -142,17 +151,22 @@ local function of_entry(row, topic, stream_name, entry, body_field)
       end
     end
   end
-  size = size + #body
   return element(row, own_id, topic, body, key, headers, correlation_id)
 end
 
-local function from_stream(name, topic, rows, group, start, body_field)
+local function from_stream(name, topic, rows, largest, group, start, body_field)
   local last = false
   fill(function(wanted)
     local found = read_group(name, group, last or start, wanted)
     for _, entry in ipairs(found) do
-      entries[#entries + 1] = of_entry(row_for(rows), topic, name, entry, body_field)
       last = entry[1]
+      local one = of_entry(row_for(rows), topic, name, entry, body_field)
+      if #one > largest then
+        oversized[#oversized + 1] = last
+      else
+        entries[#entries + 1] = one
+        size = size + #one
+      end
     end
     return #found
   end)
@@ -166,11 +180,11 @@ if wrong then return wrong end
 local last = false
 room = room - visible()
 if kind == 'list' then
-  from_list(unpack(request, 7, 10))
+  from_list(unpack(request, 7, 11))
 elseif kind == 'stream' then
-  last = from_stream(unpack(request, 7, 12))
+  last = from_stream(unpack(request, 7, 13))
 else
   for i = 1, math.min(room, #request[7]) do entries[i] = request[7][i] end
 end
 if #entries > 0 then fan_out(route, entries) end
-return {#entries, no_more and 1 or 0, last}
+return {#entries, no_more and 1 or 0, last, oversized}

@@ -2,8 +2,9 @@
 -- Peek: what a queue would give next, without claiming it.
 --
 -- needs     common lanes
--- request   time, queue, limit
--- answer    tries and record of each: first what can be claimed, then what waits for its time, last what is blocked
+-- request   time, queue, limit, how many of these to leave out
+-- answer    tries and record of each: first what can be claimed, then what waits for its time, last what is blocked; the
+--           first of them if they are large
 
 local queue, limit = request[2], request[3]
 if call('HEXISTS', base .. ':routes', queue) == 0 then return redis.error_reply('NOQUEUE ' .. queue) end
@@ -38,11 +39,13 @@ if #found < limit then
   for _, one in ipairs(blocked) do found[#found + 1] = one end
 end
 
-local answer = {}
-for i = 1, math.min(limit, #found) do
+local answer, size = {}, 0
+for i = request[4] + 1, math.min(limit, #found) do
+  if size >= BYTES then break end
   local row = found[i][2]
   local tries = tonumber(call('HGET', queue .. ':tries', row) or 0) + (ended_rows[row] and 1 or 0)
   answer[#answer + 1] = tries
   answer[#answer + 1] = string.sub(found[i][3] or call('HGET', queue .. ':held', row), ROW + 1)
+  size = size + #answer[#answer]
 end
 return answer

@@ -1,12 +1,13 @@
 #!lua flags=allow-oom
 -- Settle: end deliveries, each whole or not at all, with all that goes with them.
 --
--- needs     common lanes leasing fanout entries burial
+-- needs     common lanes leasing places fanout entries burial
 -- request   time, version of the routes or false if none are used,
 --           [queue, tokens] of plain acks: row and token of each, as one string,
 --           [queue, row and token, action, delay, failures or false, letter or false, writes,
 --            [route, entries]…] of each other outcome
--- answer    the rows and tokens of those that are lost; STALE, and nothing done, where the version is not the newest
+-- answer    the rows and tokens of those that are lost; STALE, and nothing done, where the version is not the newest, and
+--           MISPLACED where a key that is not ours holds something else
 --
 -- Invariant: an outcome is applied if and only if its row is in `leases` under its token and its writes find the
 -- versions they expect. Then the row leaves `leases`, and what it emits is published, in this one step.
@@ -71,6 +72,12 @@ local function settle(outcome)
 end
 
 if request[2] and stale(request[2]) then return redis.error_reply('STALE the routes have changed') end
+for _, outcome in ipairs(request[4]) do
+  for i = 1, #outcome[8], 2 do
+    local wrong = misplaced(outcome[8][i][4])
+    if wrong then return wrong end
+  end
+end
 for i = 1, #request[3], 2 do
   ack(request[3][i], request[3][i + 1])
 end
