@@ -103,7 +103,10 @@ class Lives(RuleBasedStateMachine):
     @rule(sent=st.lists(st.tuples(topics, keys, delays), min_size=1, max_size=5))
     def publish(self, sent: list[tuple[str, str | None, int]]) -> None:
         self.pass_time()
-        messages = [Outgoing(new_id(), topic, self.new_body(), key, {}, "cause", delay) for topic, key, delay in sent]
+        messages = [
+            Outgoing(new_id(), topic, self.new_body(), key, {}, "cause", delay and delay + number * self.tick)
+            for number, (topic, key, delay) in enumerate(sent)
+        ]
         self.same(backend.broker.publish(messages) for backend in self.backends)
         for message in messages:
             self.note_arrival(message.topic, message.key, message.body)

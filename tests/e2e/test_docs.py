@@ -119,6 +119,13 @@ def test_the_translation_has_the_same_code():
     assert [blocks(translation, one) for one in languages] == [blocks(original, one) for one in languages]
 
 
+def test_the_permissions_that_the_redis_guide_names_are_those_that_the_scripts_take():
+    scripts = (ROOT / "src/carteiro/backends/redis/lua").glob("*.lua")
+    called = {name for one in scripts for name in re.findall(r"\b(?:p?call|count|ask)\(\s*'([A-Z]+)'", one.read_text())}
+    named = set(re.findall(r"[\s`']\+([a-z]+)", (ROOT / "docs/guides/redis.md").read_text()))
+    assert {name.lower() for name in called} - named == set()
+
+
 def test_the_hello_of_the_readme_answers(tmp_path: Path):
     """As a reader does it: a file, a worker, a request from another process."""
     (tmp_path / "hello.py").write_text(blocks(ROOT / "README.md", "python")[0])
