@@ -1,8 +1,9 @@
 """`python -m examples.shop.demo`: a day's orders go through the shop, and each one is accounted for.
 
-The shop is opened as a process of its own in an empty directory. The lines of `orders.jsonl` are published as they are,
-also those that are no orders. The demo listens, as a group like any other, for what ends an order; when it has heard of
-each, it draws up the account from the departments' books and the dead letters.
+The shop is opened as a process of its own in an empty directory, on a broker that is not in use. The lines of
+`orders.jsonl` are published as they are, also those that are no orders. The demo listens, as a group like any other,
+for what ends an order; when it has heard of each, it draws up the account from the departments' books and the dead
+letters.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from time import perf_counter
 
 from rich.console import Console
 
-from carteiro import CarteiroError
+from carteiro import Carteiro, CarteiroError
 from carteiro.app import EMBEDDED
 from carteiro.message import DeadLetter
 from carteiro.ports.broker import GroupStatus, Inspector
@@ -48,8 +49,9 @@ async def _demonstrate(options: argparse.Namespace, texts: Sequence[str], consol
     started = perf_counter()
     without = [argument for group in options.without for argument in ("--without", group)]
     lease = {"SHOP_LEASE": "3"} if options.kill else {}
-    shop = ShopProcess(["--quiet", *without], {"CARTEIRO_BROKER": EMBEDDED, **lease})
-    ends = Ends()
+    shop = ShopProcess(["--quiet", *without], {"CARTEIRO_BROKER": options.broker, **lease})
+    await _must_be_empty(options.broker)
+    ends = Ends(options.broker)
     async with ends.listening():
         await shop.open()
         try:
@@ -70,6 +72,16 @@ async def _demonstrate(options: argparse.Namespace, texts: Sequence[str], consol
     for fault in faults(account):
         print(fault, file=sys.stderr)
     return 0 if account.balanced else 1
+
+
+async def _must_be_empty(broker: str) -> None:
+    async with Carteiro("audit", broker=broker) as app:
+        inspector = app.connection.broker
+        assert isinstance(inspector, Inspector)
+        if await inspector.groups() or await inspector.dead_letters():
+            raise ShopFailed(
+                "the broker is in use: the account would be of more than one day; name another, or another prefix"
+            )
 
 
 async def _place(ends: Ends, texts: Sequence[str]) -> list[Line]:
@@ -139,6 +151,9 @@ def _parser() -> argparse.ArgumentParser:
         "python -m examples.shop.demo", description="Feed a day's orders through the shop, and account for each."
     )
     parser.add_argument("--orders", type=Path, default=FILE, metavar="FILE", help="one order a line (orders.jsonl)")
+    parser.add_argument(
+        "--broker", default=EMBEDDED, metavar="URL", help="one that is not in use, as redis://localhost/0?prefix=demo"
+    )
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leave the shop's files in this empty directory")
     parser.add_argument("--kill", action="store_true", help="kill the shop's process in the middle, and open it again")
     parser.add_argument("--without", action="append", default=[], metavar="GROUP", help="this group is down")

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from typing import Annotated
 
 from carteiro import Carteiro, Message, Path
-from carteiro.app import EMBEDDED
 from examples.shop.audit import BYSTANDERS
 
 SENT = {"shipped", "invoiced"}
@@ -20,8 +19,8 @@ class Ends:
     """What was heard, by the id of the message that an order was placed with: all that follows from it carries that id
     as its correlation id."""
 
-    def __init__(self) -> None:
-        self.app = Carteiro("audit", broker=EMBEDDED)
+    def __init__(self, broker: str) -> None:
+        self.app = Carteiro("audit", broker=broker)
         self.ended: set[str] = set()
         self.news = asyncio.Event()
         self._sent: defaultdict[str, set[str]] = defaultdict(set)

@@ -59,10 +59,11 @@ async def who(message: str) -> int:
 
 
 class Project:
-    """A working directory with `hello.py` in it."""
+    """A working directory with `hello.py` in it. `broker` is what the environment says, if it says anything."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, broker: str | None = None) -> None:
         self.folder = folder
+        self._settings = {} if broker is None else {"CARTEIRO_BROKER": broker}
         self.write("hello.py", APP)
 
     def write(self, name: str, text: str) -> Path:
@@ -75,7 +76,7 @@ class Project:
         return subprocess.run(
             _command(args),
             cwd=self.folder,
-            env=_environment(environment),
+            env=_environment({**self._settings, **environment}),
             input=input,
             stdin=subprocess.DEVNULL if input is None else None,
             capture_output=True,
@@ -102,7 +103,7 @@ class Project:
     @contextlib.contextmanager
     def running(self, *args: str, terminal: bool = False) -> Iterator[Running]:
         """`carteiro run` with these arguments, killed at the end if it is still there."""
-        running = Running(_command(("run", *args)), self.folder, terminal=terminal)
+        running = Running(_command(("run", *args)), self.folder, self._settings, terminal=terminal)
         try:
             yield running
         finally:
@@ -112,11 +113,11 @@ class Project:
 class Running:
     """A process whose output is read line by line, as it comes."""
 
-    def __init__(self, command: list[str], folder: Path, *, terminal: bool) -> None:
+    def __init__(self, command: list[str], folder: Path, settings: dict[str, str], *, terminal: bool) -> None:
         self.output: list[str] = []
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         ours, theirs = pty.openpty() if terminal else os.pipe()
-        environment = _environment({"TERM": "xterm", "NO_COLOR": "1"})
+        environment = _environment({"TERM": "xterm", "NO_COLOR": "1", **settings})
         self.process = subprocess.Popen(
             command, cwd=folder, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs, env=environment
         )

@@ -1,4 +1,4 @@
-"""The shop as its users have it: a process of its own on the embedded broker, over HTTP."""
+"""The shop as its users have it: a process of its own on the embedded broker, or on Redis, over HTTP."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import pytest
 
 from carteiro import Carteiro, Message
 from carteiro.app import EMBEDDED
+from carteiro.message import Subscription
 from examples.shop import make_orders
 from examples.shop.audit import End, Line, draw_up
 from examples.shop.shop_process import ROOT, ShopProcess
@@ -73,6 +74,12 @@ async def test_an_order_is_answered_at_once_and_shipped_by_events():
         counts = (await client.get("/orders")).json()
     assert counts["counts"]["shipped"] == 1
     assert [one["id"] for one in counts["latest"]] == [order["id"]]
+
+
+async def test_on_redis_an_order_is_answered_at_once_and_shipped_by_events(redis_url: str):
+    async with opened(CARTEIRO_BROKER=redis_url) as client:
+        order = await standing(client, await place(client), "shipped")
+    assert set(stages(order)) >= {"placed", "reserved", "paid", "shipped"}
 
 
 async def test_what_is_sold_out_is_cancelled():
@@ -214,8 +221,11 @@ async def test_the_demo_accounts_for_each_of_a_thousand_orders(tmp_path: Path):
     assert (tmp_path / "kept" / "carteiro.db").exists()
 
 
-async def test_the_demo_loses_nothing_when_the_shop_is_killed():
-    code, out, err = await python("examples.shop.demo", "--json", "--kill", "--orders", some_orders(range(150)))
+@pytest.mark.parametrize("system", ["sqlite", "redis"])
+async def test_the_demo_loses_nothing_when_the_shop_is_killed(request: pytest.FixtureRequest, system: str):
+    broker = request.getfixturevalue("redis_url") if system == "redis" else EMBEDDED
+    options = ("--kill", "--broker", broker, "--orders", some_orders(range(150)))
+    code, out, err = await python("examples.shop.demo", "--json", *options)
     assert code == 0, err
     account = json.loads(out)
     assert account["missing"] == account["twice"] == []
@@ -229,6 +239,14 @@ async def test_the_demo_fails_and_names_the_orders_that_are_missing():
     assert "NOT BALANCED" in out
     assert "orders have no end:" in err
     assert 'line 2: {"id": "A0002"' in err
+
+
+async def test_the_demo_takes_no_broker_that_is_in_use(redis_url: str):
+    async with Carteiro("other", broker=redis_url) as other:
+        await other.connection.broker.declare([Subscription("orders.placed", "other")])
+    code, _, err = await python("examples.shop.demo", "--broker", redis_url)
+    assert code == 1
+    assert "the broker is in use" in err
 
 
 async def test_the_demo_passes_on_why_the_shop_did_not_open():

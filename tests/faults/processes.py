@@ -129,12 +129,21 @@ class Crew:
         self.deaths = 0
         self._url = url
         self._options = options
+        self._size = size
+        self._started = asyncio.Event()
         self._keeping = [asyncio.create_task(self._keep()) for _ in range(size)]
 
     def any(self) -> WorkerProcess | None:
         """One that is ready and running, if there is one."""
         ready = [worker for worker in self.working if worker.code is None and worker.told("ready")]
         return random.choice(ready) if ready else None
+
+    async def ready(self) -> None:
+        """Return when each of them consumes."""
+        while len(self.working) < self._size:
+            self._started.clear()
+            await self._started.wait()
+        await asyncio.gather(*(worker.tells("ready") for worker in self.working))
 
     async def close(self) -> None:
         for task in self._keeping:
@@ -145,6 +154,7 @@ class Crew:
         while True:
             worker = await WorkerProcess.start(self._url, self._options)
             self.working.append(worker)
+            self._started.set()
             try:
                 await worker.ended()
             finally:

@@ -1,4 +1,4 @@
-"""A broker's file, the workers on it, and the test's own eyes on both."""
+"""A broker, the workers on it, and the test's own eyes on both."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from carteiro.errors import BrokerUnavailable
 from carteiro.message import Action, Message, Outcome, Outgoing, Subscription, new_id
 from carteiro.ports.broker import Backend, Broker, Consumer, Inspector
-from carteiro.ports.clock import SYSTEM_CLOCK, Clock
+from carteiro.ports.clock import SYSTEM_CLOCK, Clock, SystemClock
 from carteiro.ports.registry import open_backend
 from tests.faults.ledger import Account, account, done_id, life
 from tests.faults.processes import Crew, WorkerProcess, crew
@@ -27,6 +27,16 @@ PATIENCE = 60.0
 LEASE = 1.0
 WORK = Subscription("work", "shop", lease=LEASE)
 DONE = Subscription("done", "audit", lease=PATIENCE)
+
+
+class MovedClock(SystemClock):
+    """The machine's clock, but for the time of day."""
+
+    def __init__(self, offset: float = 0.0) -> None:
+        self.offset = offset
+
+    def time(self) -> float:
+        return super().time() + self.offset
 
 
 class Scene:
@@ -72,7 +82,7 @@ class Scene:
             yield working
 
     async def freeze(self, worker: WorkerProcess) -> None:
-        """Freeze it outside of its commits: a process that stands still with the file's lock stops all others."""
+        """Freeze it outside of its commits: a process that stands still with a file's lock stops all others."""
         while True:
             worker.freeze()
             try:
@@ -141,9 +151,9 @@ class Scene:
 
 
 @contextlib.asynccontextmanager
-async def scene(url: str, clock: Clock = SYSTEM_CLOCK) -> AsyncIterator[Scene]:
-    """A scene on `url`, with the groups of the workers and of the test declared."""
-    backend = open_backend(url, clock=clock)
+async def scene(url: str, clock: Clock = SYSTEM_CLOCK, *, eyes: str | None = None) -> AsyncIterator[Scene]:
+    """A scene on `url`, with the groups of the workers and of the test declared; `eyes` is the test's own way there."""
+    backend = open_backend(eyes or url, clock=clock)
     await backend.broker.connect()
     await backend.broker.declare([WORK, DONE, Subscription(f"dlq_{WORK.topic}", "audit", lease=PATIENCE)])
     here = Scene(url, backend)

@@ -22,15 +22,18 @@ BATCH = 500
 
 
 @pytest.mark.slow
-async def test_20000_messages_through_4_workers_of_which_one_is_killed_every_second(here: Scene) -> None:
+@pytest.mark.parametrize(("system", "count"), [("sqlite", 20_000), ("redis", 10_000)])
+async def test_thousands_of_messages_through_4_workers_of_which_one_is_killed_every_second(
+    here: Scene, count: int
+) -> None:
     options = Options(lease=LEASE, concurrency=20, quiet=True)
     async with here.crew(WORKERS, options) as crew, asyncio.TaskGroup() as group:
         killing = group.create_task(kill_one_every(1.0, crew))
-        await publish(here, 20_000)
-        await here.until_done(20_000)
+        await publish(here, count)
+        await here.until_done(count)
         killing.cancel()
 
-        await here.check(done=20_000)
+        await here.check(done=count)
     assert crew.deaths > 0
 
 

@@ -1,4 +1,4 @@
-"""The machine's clock is moved. Leases, delays and retries are times of day, kept in the broker:
+"""The machine's clock is moved. Leases, delays and retries are times of day, kept in the broker's file:
 
 - forwards, leases end early: a message may be handled again beside its first handling, and only the newest attempt
   settles;
@@ -7,11 +7,18 @@
 
 from __future__ import annotations
 
-from tests.faults.scene import scene
-from tests.faults.worker import MovedClock, Task
+import pytest
+
+from tests.faults.scene import MovedClock, scene
+from tests.faults.worker import Task
 
 HOURS = 5 * 3600.0
 BACK = -3.0
+
+
+@pytest.fixture
+def system() -> str:
+    return "sqlite"  # a server has a clock of its own
 
 
 async def test_forwards_a_held_message_is_handled_again_and_only_one_attempt_settles(url: str) -> None:

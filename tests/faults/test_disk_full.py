@@ -16,6 +16,11 @@ from tests.faults.scene import Scene, scene
 from tests.faults.worker import Options, Task
 
 
+@pytest.fixture
+def system() -> str:
+    return "sqlite"
+
+
 async def test_a_publisher_that_finds_no_room_raises_an_error_that_names_the_file_and_the_way_out(
     here: Scene, file: Path
 ) -> None:

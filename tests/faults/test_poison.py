@@ -11,13 +11,13 @@ from tests.faults.worker import Options, Task
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("way", "attempts"), [("kill", 5), ("exit", 2)])
+@pytest.mark.parametrize(("way", "attempts"), [("kill", 3), ("exit", 2)])
 async def test_a_message_that_kills_its_worker_ends_in_the_dead_letters_and_takes_no_other_along(
     here: Scene, way: Literal["kill", "exit"], attempts: int
 ) -> None:
-    innocents = await here.publish(*(Task() for _ in range(100)))
+    innocents = await here.publish(*(Task() for _ in range(10)))
     (poison,) = await here.publish(Task(do=way))
-    innocents += await here.publish(*(Task() for _ in range(100)))
+    innocents += await here.publish(*(Task() for _ in range(10)))
 
     async with here.crew(2, Options(lease=LEASE, attempts=attempts)) as crew:
         await here.until_done(len(innocents))

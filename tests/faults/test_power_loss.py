@@ -14,10 +14,15 @@ from carteiro.ports.broker import Inspector
 from carteiro.ports.registry import open_backend
 from tests.faults import wal
 from tests.faults.ledger import Account, account
-from tests.faults.scene import DONE, WORK, scene
-from tests.faults.worker import MovedClock, Options, Task
+from tests.faults.scene import DONE, WORK, MovedClock, scene
+from tests.faults.worker import Options, Task
 
 COPIES = 30
+
+
+@pytest.fixture
+def system() -> str:
+    return "sqlite"
 
 
 @pytest.mark.slow

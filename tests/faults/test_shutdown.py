@@ -8,6 +8,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pytest
+
 from carteiro import Carteiro, Message
 from carteiro.backends.sqlite.publishing import publish
 from carteiro.backends.sqlite.session import Session
@@ -68,6 +70,7 @@ async def test_what_comes_in_at_the_moment_of_the_stop_is_handed_back(here: Scen
     assert [(message.id, message.attempt) for message in waiting] == [(id, 1) for id in orders]
 
 
+@pytest.mark.parametrize("system", ["sqlite"])
 async def test_what_was_claimed_for_a_fetch_that_nobody_awaits_any_more_is_handed_back_by_close(here: Scene) -> None:
     long = Subscription(WORK.topic, WORK.group, lease=60)
     consumer = here.broker.consume([long])

@@ -23,6 +23,11 @@ from tests.faults.worker import Layer, Options, Task
 NOBODY = 65534
 
 
+@pytest.fixture
+def system() -> str:
+    return "sqlite"
+
+
 async def test_a_worker_before_a_locked_file_says_so_and_goes_on_when_it_is_free(url: str, file: Path) -> None:
     async with scene(f"{url}?busy_timeout=0.2") as here:
         worker = await here.worker()

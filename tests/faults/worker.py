@@ -17,6 +17,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -32,7 +33,7 @@ from tests.faults.wal import mark
 
 Step = Literal["claimed", "decoded", "handled", "committing", "settled"]
 """Where a worker kills itself: the fetch returned; the handler begins; it has ended; all of the settle's statements are
-executed and COMMIT is next (SQLite); the settle returned and nobody was told."""
+executed and COMMIT is next (SQLite), or half of its request is sent (Redis); it returned and nobody was told."""
 
 
 class Options(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -40,11 +41,14 @@ class Options(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     lease: float = 1.0
     attempts: int = 5
+    backoff: float = 0.0
     concurrency: int = 50
     grace: float = 30.0
     crash: Step | None = None
     quiet: bool = False
     """Say nothing of each message: for tests with many."""
+    clock: float = 0.0
+    """How far its time of day is from the machine's, at first."""
     publish: bool = False
     """Publish to `work`, 20 messages at a time, until SIGTERM, in place of handling any; tell what is acknowledged."""
     publish_timeout: float = 30.0
@@ -55,21 +59,22 @@ class Options(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class Task(msgspec.Struct, omit_defaults=True):
-    """What a message asks of its handler: to take `seconds`; then to wait for `go`, or to take the worker along."""
+    """What a message asks of its handler: to take `seconds`; then to fail in its first attempts, so many of them; then
+    to wait for `go`, or to take the worker along."""
 
     do: Literal["", "wait", "kill", "exit"] = ""
     seconds: float = 0.0
+    fails: int = 0
     padding: str = ""
 
 
-class MovedClock(SystemClock):
-    """The machine's clock, but for the time of day."""
+class Failed(Exception):
+    """What a handler raises that is asked to fail."""
 
-    def __init__(self, offset: float = 0.0) -> None:
-        self.offset = offset
 
-    def time(self) -> float:
-        return super().time() + self.offset
+def move_clock(offset: float) -> None:
+    """From now on this process's time of day is so many seconds from the machine's."""
+    SystemClock.time = lambda self: time.time() + offset  # type: ignore[method-assign]
 
 
 def die() -> None:
@@ -133,12 +138,14 @@ class WorkerApp:
         self.options = options
         self.settling = False
         self._stopping = False
-        self.clock = MovedClock()
         self._go = asyncio.Event()
-        backend: Any = Sabotaged(open_backend(url, clock=self.clock), self)
+        move_clock(options.clock)
+        backend: Any = Sabotaged(open_backend(url), self)
         self.app = self._app(backend)
-        if options.crash == "committing":
+        if options.crash == "committing" and url.startswith("sqlite:"):
             self._die_before_commit()
+        elif options.crash == "committing":
+            self._die_amid_the_request()
 
     def tell(self, event: str, **fields: object) -> None:
         print(json.dumps({"event": event, **fields}), flush=True)
@@ -165,7 +172,7 @@ class WorkerApp:
         options = self.options
         app = Carteiro(
             "shop", backend, lease=options.lease, grace=options.grace, publish_timeout=options.publish_timeout,
-            retry=Retry(attempts=options.attempts, backoff=constant(0)), clock=self.clock,
+            retry=Retry(attempts=options.attempts, backoff=constant(options.backoff)),
         )  # fmt: skip
 
         @app.subscriber("work", concurrency=options.concurrency)
@@ -176,6 +183,8 @@ class WorkerApp:
                 self.tell("handling", id=message.id, attempt=message.attempt)
             if task.seconds:
                 await asyncio.sleep(task.seconds)
+            if message.attempt <= task.fails:
+                raise Failed(f"attempt {message.attempt} of {task.fails} to fail")
             if task.do == "wait":
                 await self._go.wait()
             elif task.do == "kill":
@@ -225,8 +234,8 @@ class WorkerApp:
             if command == "go":
                 self._go.set()
             elif command == "clock":
-                self.clock.offset = float(arguments[0])
-                self.tell("clock", offset=self.clock.offset)
+                move_clock(float(arguments[0]))
+                self.tell("clock", offset=float(arguments[0]))
             elif command == "status":
                 running = self.app.worker
                 self.tell("status", trouble=running and running.trouble)
@@ -242,6 +251,20 @@ class WorkerApp:
             commit(session)
 
         Session.commit = commit_or_die  # type: ignore[method-assign, assignment]
+
+    def _die_amid_the_request(self) -> None:
+        from carteiro.backends.redis import link, scripts
+
+        call = link._Wire.call
+
+        def call_or_die(wire: link._Wire, *words: link.Word, **options: Any) -> asyncio.Future[Any]:
+            if scripts.SETTLE.sha in words and self.settling:
+                request = link._pack(words)
+                os.write(wire._transport.get_extra_info("socket").fileno(), request[: len(request) // 2])
+                die()
+            return call(wire, *words, **options)
+
+        link._Wire.call = call_or_die  # type: ignore[method-assign, assignment]
 
 
 class Narrator(logging.Handler):
