@@ -13,8 +13,8 @@ help: ## show this
 run: $(VENV)/.run ## run the shop: web API and workers on the embedded broker
 	@$(PY) -m examples.shop
 
-demo: $(VENV)/.run ## feed 1,000 orders through the shop and account for each
-	@$(PY) -m examples.shop.demo
+demo: $(VENV)/.run ## feed 1,000 orders through the shop and account for each; ARGS="--help" says more
+	@$(PY) -m examples.shop.demo $(ARGS)
 
 test: servers ## run all the tests (but the soak); ARGS="-k retry" picks some
 	@$(PY) -m pytest $(ARGS)
@@ -38,7 +38,7 @@ format: $(VENV)/.dev ## let ruff put the code in order
 	@$(PY) -m ruff check --fix
 	@$(PY) -m ruff format
 
-bench: $(VENV)/.dev ## carteiro, the bare client loop and a peer, side by side
+bench: $(VENV)/.dev ## carteiro, the bare client loops and the peers, side by side
 	@$(PY) -m benchmarks $(ARGS)
 
 clean: ## remove .venv and everything else that can be made again

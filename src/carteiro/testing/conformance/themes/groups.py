@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from carteiro.message import Delivery
 from carteiro.ports.features import Capability
 from carteiro.testing.conformance.rig import Rig, bodies, needs
 
@@ -29,6 +30,20 @@ class GroupsConformance:
         delivery = await rig.one(consumer, payment)
 
         assert (delivery.message.body, delivery.message.attempt) == (b"order", 1)
+
+    @needs(Capability.GROUPS)
+    async def test_one_call_ends_a_message_for_each_of_its_groups(self, rig: Rig) -> None:
+        stock, payment = await rig.declare("orders", "stock"), await rig.declare("orders", "payment")
+        consumer = rig.broker.consume([stock, payment])
+        await rig.publish("orders", b"order")
+        taken: list[Delivery] = []
+        while len(taken) < 2:
+            taken += await rig.wait(consumer.fetch({stock: 1, payment: 1}))
+
+        await rig.settle(consumer, *taken)
+
+        for group in (stock, payment):
+            assert await rig.until(consumer, group, "orders") == []
 
     async def test_the_consumers_of_a_group_share_its_messages(self, rig: Rig) -> None:
         orders = await rig.declare("orders")
