@@ -43,7 +43,7 @@ class GroupsConformance:
         await rig.settle(consumer, *taken)
 
         for group in (stock, payment):
-            assert await rig.until(consumer, group, "orders") == []
+            assert b"order" not in bodies(await rig.until(consumer, group, "orders"))
 
     async def test_the_consumers_of_a_group_share_its_messages(self, rig: Rig) -> None:
         orders = await rig.declare("orders")
