@@ -20,11 +20,11 @@ pytestmark = pytest.mark.needs("redis")
 
 KEYS = re.compile(
     r"\{carteiro\}:("
-    r"(meta|routes|retentions|ephemeral|consumers|armed|waiting|marks|sequence|publisher:[^:]+)"
+    r"(meta|routes|retentions|ephemeral|consumers|armed|told|removed|marks|sequence|publisher:[^:]+)"
     r"|store(:keys|:expiries)?"
     r"|dead(:all|:counts|:sequence|:of:dlq_.+)?"
     r"|log:[^\s:]+"
-    r"|[^\s:]+ \[.+\]:(ready|due|leases|held|tries|failures|lanes)"
+    r"|[^\s:]+ \[.+\]:(ready|due|leases|held|tries|failures|lanes|waiting)"
     r")"
 )
 """The documented scheme: the headers in `lua/`."""
@@ -146,7 +146,7 @@ async def test_every_key_is_of_the_documented_scheme_and_nothing_of_what_is_done
             left = names(server)
             assert not [name for name in left if " [" in name], "of what is done nothing is left in any queue"
             assert {"{carteiro}:marks", "{carteiro}:log:orders", "{carteiro}:store"} <= left
-            assert not {"{carteiro}:consumers", "{carteiro}:ephemeral", "{carteiro}:waiting"} & left
+            assert not {"{carteiro}:consumers", "{carteiro}:ephemeral"} & left
 
             for _ in range(3):
                 clock.advance_to(clock.time() + 100)
@@ -158,7 +158,7 @@ async def test_every_key_is_of_the_documented_scheme_and_nothing_of_what_is_done
             await broker.remove_group("orders", "shop")
             await broker.remove_group("orders", "by key")
             remaining = {re.sub(r"publisher:.*", "publisher", name) for name in names(server)}
-            allowed = {"meta", "retentions", "log:orders", "sequence", "dead:sequence", "publisher"}
+            allowed = {"meta", "retentions", "log:orders", "sequence", "dead:sequence", "publisher", "removed"}
             assert remaining <= {f"{{carteiro}}:{name}" for name in allowed}
 
 

@@ -168,7 +168,7 @@ async def test_nothing_is_handed_to_a_consumer_that_fetches_no_more():
 
             async def waits(consumer: Consumer) -> asyncio.Future[Any]:
                 fetching = asyncio.ensure_future(consumer.fetch({ORDERS: 10}))
-                await until(lambda: asyncio.to_thread(server.says, "HLEN", "{carteiro}:waiting"))
+                await until(lambda: asyncio.to_thread(server.says, "HLEN", "{carteiro}:orders [shop]:waiting"))
                 return fetching
 
             async def is_free(body: bytes) -> None:
@@ -181,7 +181,7 @@ async def test_nothing_is_handed_to_a_consumer_that_fetches_no_more():
             fetching = await waits(consumer)
             server.says("SCRIPT", "FLUSH")
             fetching.cancel()
-            await until(lambda: asyncio.to_thread(lambda: not server.says("HLEN", "{carteiro}:waiting")))
+            await until(lambda: asyncio.to_thread(lambda: not server.says("HLEN", "{carteiro}:orders [shop]:waiting")))
             await is_free(b"after a cancel")
 
             fetching = await waits(consumer)

@@ -189,12 +189,12 @@ async def test_an_idle_consumer_is_woken_by_what_is_published_after_a_cut(redis_
         consumer = broker.consume([ORDERS])
         idle = asyncio.ensure_future(consumer.fetch({ORDERS: 1}))
         for body in (b"one", b"two"):
-            await until(lambda: _armed(publisher))
+            await until(lambda: _waits(publisher, consumer))
             assert proxy.cut() == 1
             with pytest.raises(BrokerUnavailable, match="is lost"):
                 await soon(idle)
             idle = asyncio.ensure_future(consumer.fetch({ORDERS: 1}))
-            await until(lambda: _listens(publisher))
+            await until(lambda: _waits(publisher, consumer))
             await publisher.publish([outgoing(body)])
             (delivery,) = await soon(idle)
             assert delivery.message.body == body
@@ -203,15 +203,11 @@ async def test_an_idle_consumer_is_woken_by_what_is_published_after_a_cut(redis_
         idle.cancel()
 
 
-async def _armed(broker) -> bool:
+async def _waits(broker, consumer) -> bool:
+    """Whether the server knows that it does, on the connection that it has now."""
     server = broker._server
-    return bool(await server.link.command("SISMEMBER", f"{server.base}:armed", server.queue(ORDERS)))
-
-
-async def _listens(broker) -> bool:
-    server = broker._server
-    _, count = await server.link.command("PUBSUB", "SHARDNUMSUB", f"{server.queue(ORDERS)}:wake")
-    return bool(count) and await _armed(broker)
+    entry = await server.link.command("HGET", f"{server.queue(ORDERS)}:waiting", consumer.id)
+    return entry is not None and consumer._channel.encode() in entry
 
 
 async def test_a_worker_goes_on_through_cuts_at_random_and_loses_nothing(through: str, proxy: Proxy):

@@ -66,6 +66,8 @@ class Lane:
         self.buffer: deque[Delivery] = deque()
         self.held: dict[Delivery, float] = {}
         """Each held delivery, and when its lease was last begun or renewed (monotonic), in the order of that time."""
+        self.doubtful: set[Delivery] = set()
+        """Those that a settle without an answer may have ended."""
         self.handled = 0
         self.stopping = False
         self.hungry: Callable[[], None] = lambda: None
@@ -118,6 +120,8 @@ class Lane:
             held.pop(outcome.delivery, None)
             if outcome.action is not RELEASE:
                 self.handled += 1
+        if self.doubtful:
+            self.doubtful.difference_update(outcome.delivery for outcome in outcomes)
         if not self.buffer or self.room() * 4 >= min(self._prefetch, MOST_AT_ONCE):
             self.hungry()
 
@@ -132,10 +136,14 @@ class Lane:
         self._paced_at, self._paced_handled = now, self.handled
         self._prefetch = min(MOST_AHEAD, int(self._pace * AHEAD))
 
-    def lost(self, delivery: Delivery) -> None:
-        """Its lease went to someone else: what has not started will not."""
-        if self.held.pop(delivery, None) is not None:
+    def lost(self, delivery: Delivery) -> bool:
+        """The broker knows its lease no more: what has not started will not. True if it may have been settled."""
+        held = self.held.pop(delivery, None) is not None
+        if delivery in self.doubtful:
+            return True
+        if held:
             log.warning("%s lost the lease of %s: another worker has it now", self, delivery.message.id)
+        return False
 
     def hand_back(self, deliveries: Sequence[Delivery]) -> None:
         """Release buffered deliveries for others to take; they count as no attempt."""

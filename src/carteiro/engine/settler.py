@@ -25,6 +25,9 @@ LARGEST = 5000
 class Settler:
     """Settles for the lanes of one consumer. What the broker cannot take now is kept and tried again.
 
+    Where a try fails nobody knows what of it the broker has applied. The next one then finds the deliveries lost that
+    were settled, as those that another worker has taken meanwhile; for neither is there anything left to do.
+
     `store` is where writes go that the broker cannot commit with the settle: first, so that a crash between repeats the
     delivery and loses nothing.
     """
@@ -41,29 +44,42 @@ class Settler:
         self.drain = self._batcher.drain
 
     async def _send(self, outcomes: list[Outcome]) -> None:
-        lost: Sequence[Delivery] = ()
+        lost = await self._settled(outcomes)
+        doubtful = sum(self.lanes[delivery.subscription].lost(delivery) for delivery in lost)
+        if doubtful:
+            log.warning(
+                "%d of %d outcomes were settled by an earlier try that got no answer, or have gone to another worker",
+                doubtful, len(outcomes),
+            )  # fmt: skip
+        self._tell(outcomes)
+
+    async def _settled(self, outcomes: list[Outcome]) -> Sequence[Delivery]:
+        """Those that are lost, once all are settled or given up."""
         tries = 0
         while True:
             try:
-                lost = await self._settle(outcomes)
-                break
+                return await self._settle(outcomes)
             except BrokerUnavailable as error:
+                self._doubt(outcomes)
                 if self.giving_up:
-                    log.error("%d outcomes are not settled, their messages will come again: %s", len(outcomes), error)
-                    break
+                    log.error(
+                        "%d outcomes may not be settled, and then their messages will come again: %s",
+                        len(outcomes), error,
+                    )  # fmt: skip
+                    return ()
                 log.warning("%d outcomes wait for the broker: %s", len(outcomes), error)
                 await self._clock.sleep(reconnect_wait(tries))
                 tries += 1
             except Exception as error:
                 if len(outcomes) > 1:  # one of them cannot be settled: find out which
-                    for outcome in outcomes:
-                        await self._send([outcome])
-                    return
+                    self._doubt(outcomes)
+                    return [delivery for outcome in outcomes for delivery in await self._settled([outcome])]
                 await self._refused(outcomes[0], error)
-                break
-        for delivery in lost:
-            self.lanes[delivery.subscription].lost(delivery)
-        self._tell(outcomes)
+                return ()
+
+    def _doubt(self, outcomes: list[Outcome]) -> None:
+        for outcome in outcomes:
+            self.lanes[outcome.delivery.subscription].doubtful.add(outcome.delivery)
 
     async def _settle(self, outcomes: list[Outcome]) -> Sequence[Delivery]:
         if self._store is None:

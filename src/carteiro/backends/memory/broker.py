@@ -92,7 +92,7 @@ class MemoryBroker:
 
     async def purge(self, topic: str, group: str) -> int:
         """Raises BrokerError for an unknown group."""
-        return self._state.queue(Subscription(topic, group)).drop(self._state.clock.time(), lambda _: True)
+        return len(self._state.queue(Subscription(topic, group)).take_out(self._state.clock.time(), lambda _: True))
 
     async def remove_group(self, topic: str, group: str) -> None:
         self._state.remove(Subscription(topic, group))

@@ -23,13 +23,16 @@ class MemoryConsumer:
             state.listeners[subscription].add(self._wake)
 
     async def fetch(self, room: Mapping[Subscription, int]) -> Sequence[Delivery]:
-        """Raises NotConnected once the consumer is closed, also where it was waiting then."""
+        """Raises NotConnected once the consumer is closed, also where it was waiting then.
+
+        And BrokerError, with nothing claimed, where a group was removed.
+        """
         # Let others run first: a fetch that never waits would starve them. Nothing is claimed before it, and
         # nothing is awaited after the claim, so that a cancelled fetch cannot lose what it took.
         await self._state.clock.sleep(0)
         while not self._closed:
             now = self._state.clock.time()
-            queues = [(queue, limit) for one, limit in room.items() if (queue := self._state.queues.get(one))]
+            queues = [(self._state.queue(one), limit) for one, limit in room.items()]
             deliveries = [delivery for queue, limit in queues for delivery in queue.claim(limit, now)]
             if deliveries:
                 return deliveries

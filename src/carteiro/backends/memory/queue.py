@@ -135,13 +135,13 @@ class Queue:
         elif line[0].id > row.id:
             heapq.heappush(self._due, (line[0].visible_at, line[0].id))
 
-    def drop(self, now: float, unwanted: Callable[[Row], bool]) -> int:
-        """Drop those of what is not in flight; returns how many."""
-        dropped = [id for id, row in self.rows.items() if not row.is_in_flight(now) and unwanted(row)]
-        for id in dropped:
-            del self.rows[id]
+    def take_out(self, now: float, unwanted: Callable[[Row], bool]) -> list[Row]:
+        """Take those out of what is not in flight; returns them."""
+        taken = [row for row in self.rows.values() if not row.is_in_flight(now) and unwanted(row)]
+        for row in taken:
+            del self.rows[row.id]
         self._rebuild()
-        return len(dropped)
+        return taken
 
     def waiting(self, now: float) -> list[Row]:
         """What is not in flight: first what can be claimed next, and last what is behind another of its key."""

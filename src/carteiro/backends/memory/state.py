@@ -107,16 +107,23 @@ class State:
             if matches(queue.subscription.topic, topic):
                 log.expire(now)
                 found |= {one.publication: one for one in log.kept if one.published >= since}
-        dropped = 0
+        dropped: list[Row] = []
+        moved: list[Row] = []
         if queue.subscription.ordered:
-            # What still waits is put back into its place among what comes again, so that each key's order holds.
-            dropped = queue.drop(now, lambda row: row.message.key is not None and row.publication in found)
-        again = sorted(found.keys() - {row.publication for row in queue.rows.values()})
+            # What still waits gets its place among what comes again, so that each key's order holds.
+            running = {row.publication for row in queue.rows.values() if row.is_in_flight(now)}
+            keys = {found[one].message.key for one in found.keys() - running} - {None}
+            dropped = queue.take_out(now, lambda row: row.message.key in keys and row.publication in found)
+            moved = queue.take_out(now, lambda row: row.message.key in keys)
+        again = found.keys() - {row.publication for row in queue.rows.values()}
         for one in map(found.__getitem__, again):
             visible_at = max(now, one.published + one.message.delay)
-            queue.add(Row(next(self._rows), one.publication, one.message, one.published, visible_at))
+            moved.append(Row(0, one.publication, one.message, one.published, visible_at))
+        for row in sorted(moved, key=lambda row: (row.published, row.publication)):
+            row.id = next(self._rows)
+            queue.add(row)
         self._wake(queue)
-        return len(again) - dropped
+        return len(again) - len(dropped)
 
     # -- publish ---------------------------------------------------------------------------------------------------
 

@@ -24,14 +24,15 @@ import msgspec
 from carteiro.backends.redis import scripts
 from carteiro.backends.redis.importing import Sources
 from carteiro.backends.redis.link import Listener
-from carteiro.backends.redis.mishaps import NoQueue, Stale
+from carteiro.backends.redis.mishaps import NoQueue
 from carteiro.backends.redis.publishing import micros, raw
-from carteiro.backends.redis.routes import unknown
+from carteiro.backends.redis.routes import Routes, unknown
 from carteiro.backends.redis.server import Server
-from carteiro.backends.redis.settling import Settlement
+from carteiro.backends.redis.settling import Settlement, settlements
 from carteiro.errors import BrokerUnavailable, NotConnected
 from carteiro.message import Action, Delivery, Failure, Outcome, Subscription, new_id
 from carteiro.ports.broker import Unrouted
+from carteiro.ports.leftover import Leftover
 from carteiro.ports.records import at_attempt, unpack_all
 
 _ROW: Final = 12
@@ -42,7 +43,7 @@ _decode_failures = msgspec.msgpack.Decoder(tuple[Failure, ...]).decode
 
 
 class RedisConsumer:
-    """The Consumer port. What was claimed for a fetch that was cancelled waits in `_leftover` for the next one."""
+    """The Consumer port."""
 
     def __init__(
         self,
@@ -60,7 +61,7 @@ class RedisConsumer:
         self._subscriptions = {queue: one for one, queue in self._queues.items()}
         self._look_at = dict.fromkeys(subscriptions, _HOT)
         self._listeners = {one: self._waker(one) for one in subscriptions}
-        self._leftover: list[tuple[float, Delivery]] = []
+        self._leftover = Leftover()
         self._changed = asyncio.Event()
         self._gone: BrokerUnavailable | None = None
         self._channel = self._new_channel()
@@ -94,36 +95,40 @@ class RedisConsumer:
             if self._gone is not None:
                 gone, self._gone = self._gone, None
                 raise gone
-            if self._leftover and (taken := self._take_leftover(room)):
+            if self._leftover and (taken := await self._take_leftover(room)):
                 return taken
             self._changed.clear()
             now = self._server.clock.monotonic()
             look_at, hot = self._look_at, self._sources.hot
             asked = [(one, limit) for one, limit in room.items() if limit > 0 and (look_at[one] <= now or one in hot)]
             if not asked:
-                await self._wait(min((self._look_at[one] for one in room if room[one] > 0), default=math.inf) - now)
+                next_look = min((look_at[one] for one in room if room[one] > 0), default=math.inf)
+                await self._server.wait(self._changed, next_look - now)
                 continue
             if hot:
                 await self._sources.fill(asked)
-                if self._leftover and (taken := self._take_leftover(room)):
+                if self._leftover and (taken := await self._take_leftover(room)):
                     return taken  # what was moved was handed over to us
             if deliveries := await self._claim(asked):
                 return deliveries
 
     async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[Delivery]:
-        if not outcomes:
-            return []
-        settlement = Settlement(outcomes)
-        while True:
-            routes = await self._server.routes() if settlement.needs_routes else None
-            try:
-                answer = await self._server.run(scripts.SETTLE, *settlement.request(routes, self._server.rows))
-            except Stale:
-                self._server.forget_routes()
-                continue
-            for message in settlement.unrouted(answer):
-                self._unrouted.note(message)
-            return settlement.lost(answer)
+        """Up to about 64 MB are one step. What is more goes in several, and where it raises the first of them may be
+        done: their deliveries come back as lost from a second try.
+        """
+        lost: list[Delivery] = []
+        for settlement in settlements(outcomes):
+            lost += await self._settle(settlement)
+        return lost
+
+    async def _settle(self, settlement: Settlement) -> list[Delivery]:
+        async def attempt(routes: Routes | None) -> Any:
+            return await self._server.run(scripts.SETTLE, *settlement.request(routes, self._server.rows))
+
+        answer = await (self._server.with_routes(attempt) if settlement.needs_routes else attempt(None))
+        for message in settlement.unrouted(answer):
+            self._unrouted.note(message)
+        return settlement.lost(answer)
 
     async def renew(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         leases: dict[tuple[str, float], list[bytes]] = {}
@@ -156,11 +161,9 @@ class RedisConsumer:
         self._on_close(self)
         await self._sources.close()
         with contextlib.suppress(BrokerUnavailable):
-            await self._server.remove([one for one in self._queues if one.ephemeral], self.listening)
+            await self._server.leave([one for one in self._queues if one.ephemeral], self.listening)
             # Only now: a claim whose fetch was cancelled was answered before that, and nothing is handed over after it.
-            unseen = [Outcome(delivery, Action.RELEASE) for _, delivery in self._leftover]
-            self._leftover.clear()
-            await self.settle(unseen)
+            await self._hand_back(self._leftover.take_all())
         link.unlisten(self._channel, self._on_handed_over)
 
     def heat(self) -> None:
@@ -175,7 +178,7 @@ class RedisConsumer:
         """From here on a message that comes in meanwhile makes its queue hot again, and so is not overlooked."""
         # A token each: a message has the same row in all its queues, and is to be told apart from itself.
         claims = [(one, limit, os.urandom(8)) for one, limit in asked]
-        request: list[Any] = [self._channel]
+        request: list[Any] = [(self.id, self._channel)]
         for one, limit, token in claims:
             self._look_at[one] = math.inf
             request += (self._queues[one], raw(token), limit, micros(one.lease))
@@ -213,10 +216,10 @@ class RedisConsumer:
             self._look_at[one] = _HOT
 
     def _waker(self, subscription: Subscription) -> Listener:
-        def wake(besides: bytes) -> None:
-            if besides != self._channel.encode():
-                self._look_at[subscription] = _HOT
-                self._changed.set()
+        def wake(after: bytes) -> None:
+            at = self._server.clock.monotonic() + int(after) / 1_000_000 if after else _HOT
+            self._look_at[subscription] = min(self._look_at[subscription], at)
+            self._changed.set()
 
         return wake
 
@@ -236,7 +239,7 @@ class RedisConsumer:
     def _unwait(self) -> None:
         """Nobody fetches any more: what is published from now on is for others."""
         if self._waiting:
-            self._server.send(scripts.UNWAIT, self._channel, list(self._waiting))
+            self._server.send(scripts.UNWAIT, self.id, self._channel, list(self._waiting))
             self._waiting.clear()
 
     def _on_lost(self) -> None:
@@ -248,18 +251,6 @@ class RedisConsumer:
         self._gone = BrokerUnavailable(f"the connection to `{self._server.link.address}` is lost")
         self.heat()
 
-    async def _wait(self, seconds: float) -> None:
-        """Until something changes or, if that is not for ever, so many seconds have passed."""
-        if seconds == math.inf:
-            await self._changed.wait()
-            return
-        timer = asyncio.ensure_future(self._server.clock.sleep(seconds))
-        timer.add_done_callback(lambda _: self._changed.set())
-        try:
-            await self._changed.wait()
-        finally:
-            timer.cancel()
-
     # -- what was claimed and not taken ------------------------------------------------------------------------------
 
     def _keep(self, claims: Sequence[tuple[Subscription, int, bytes]], answer: Any) -> None:
@@ -270,26 +261,15 @@ class RedisConsumer:
         self._unwait()
 
     def _hold(self, deliveries: Sequence[Delivery]) -> None:
-        now = self._server.clock.monotonic()
-        self._leftover += ((now + delivery.subscription.lease, delivery) for delivery in deliveries)
+        self._leftover.add(deliveries, self._server.clock.monotonic())
         self._changed.set()
 
-    def _take_leftover(self, room: Mapping[Subscription, int]) -> list[Delivery]:
-        """What there is room for; what is past its lease is let go, since others have it by now."""
-        now = self._server.clock.monotonic()
-        left = dict(room)
-        taken: list[Delivery] = []
-        kept: list[tuple[float, Delivery]] = []
-        for until, delivery in self._leftover:
-            if until <= now:
-                continue
-            if left.get(delivery.subscription, 0) > 0:
-                left[delivery.subscription] -= 1
-                taken.append(delivery)
-            else:
-                kept.append((until, delivery))
-        self._leftover = kept
-        return taken
+    async def _take_leftover(self, room: Mapping[Subscription, int]) -> list[Delivery]:
+        await self._hand_back(self._leftover.take_stale(self._server.clock.monotonic()))
+        return self._leftover.take(room, self._server.clock.monotonic())
+
+    async def _hand_back(self, unseen: Sequence[Delivery]) -> None:
+        await self.settle([Outcome(delivery, Action.RELEASE) for delivery in unseen])
 
 
 def _deliveries(

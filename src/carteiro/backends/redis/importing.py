@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from carteiro.backends.redis import scripts
-from carteiro.backends.redis.mishaps import Stale
 from carteiro.backends.redis.natives import CHANNEL, RedisChannel, RedisList, RedisStream
 from carteiro.backends.redis.publishing import LARGEST, packed_entry, raw
 from carteiro.backends.redis.routes import Routes
@@ -213,24 +212,20 @@ class Sources:
     async def _import(self, subscription: Subscription, limit: int) -> tuple[int, int, bytes | None]:
         """How many were moved, whether there are no more, and the id of the last one."""
         server = self._server
-        while True:
-            routes = await server.routes()
+
+        async def attempt(routes: Routes) -> Any:
             if subscription not in routes:
-                return 0, 0, None  # the claim that follows has it declared again, or says so
+                return 0, 0, None, []  # the claim that follows has it declared again, or says so
             request = self._request(subscription, limit, routes)
-            try:
-                taken, empty, last, oversized = await server.run(
-                    scripts.IMPORT, routes.version, server.queue(subscription), *request
-                )
-            except Stale:
-                server.forget_routes()
-                continue
-            for place in oversized:
-                log.error(
-                    "%r: a body of more than %d MB, which Redis hands out to nobody who listens, is left at `%s`",
-                    subscription.source, LARGEST >> 20, place.decode(),
-                )  # fmt: skip
-            return taken, empty, last
+            return await server.run(scripts.IMPORT, routes.version, server.queue(subscription), *request)
+
+        taken, empty, last, oversized = await server.with_routes(attempt)
+        for place in oversized:
+            log.error(
+                "%r: a body of more than %d MB, which Redis hands out to nobody who listens, is left at `%s`",
+                subscription.source, LARGEST >> 20, place.decode(),
+            )  # fmt: skip
+        return taken, empty, last
 
     def _request(self, subscription: Subscription, limit: int, routes: Routes) -> tuple[Any, ...]:
         """From the route on, as `import.lua` takes it."""

@@ -42,26 +42,22 @@ class Keeper:
 
     async def _run(self) -> None:
         while True:
+            self._joined.clear()
             try:
                 await self._beat()
             except BrokerError as error:
                 log.debug("no beat: %s", error)  # whoever needs the server says so louder
-            self._joined.clear()
-            timer = asyncio.ensure_future(self._server.clock.sleep(_BEAT))
-            timer.add_done_callback(lambda _: self._joined.set())
-            try:
-                await self._joined.wait()
-            finally:
-                timer.cancel()
+            await self._server.wait(self._joined, _BEAT)
 
     async def _beat(self) -> None:
         ephemeral = [one for one in self._server.declared() if one.ephemeral]
         listening = [one for consumer in self._consumers() for one in consumer.listening]
         queues = [self._server.queue(one) for one in ephemeral]
-        _, version, missing = await self._server.run(scripts.BEAT, fresh(), micros(LIFETIME), queues, listening)
+        version, missing, more = await self._server.run(scripts.BEAT, fresh(), micros(LIFETIME), queues, listening)
         await self._server.seen(version)
         if missing:
-            # This process was silent for so long that it counted as gone.
-            await self._server.declare([one for one in ephemeral if self._server.queue(one).encode() in missing], [])
+            await self._server.restore()  # this process was silent for so long that it counted as gone
         for consumer in self._consumers():
             consumer.heat()
+        while more:
+            _, _, more = await self._server.run(scripts.BEAT, fresh(), micros(LIFETIME), [], [])

@@ -6,11 +6,13 @@ one connection serves any number of calls and subscriptions at once. RESP3 sets 
 
 While there is no connection each call makes one, all of them the same one; who calls decides how often to try. A
 connection on which an answer is overdue is given up: what was under way on it fails, and may or may not have been done.
+A server that reads no more makes callers wait before they write, so what waits in memory for it stays bounded.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -20,12 +22,15 @@ import hiredis
 import msgspec
 
 from carteiro.backends.redis.address import Address, Server, locate
-from carteiro.backends.redis.mishaps import explain, lives_elsewhere
+from carteiro.backends.redis.mishaps import AnswerLost, explain, lives_elsewhere
 from carteiro.backends.redis.news import KINDS, News
 from carteiro.backends.redis.scripts import Script
 from carteiro.errors import BrokerError, BrokerUnavailable, NotConnected
 
 _INCOMPLETE: Final = object()
+_UNSENT: Final = 4 * 1024 * 1024
+"""Bytes that may wait to be sent before callers wait too: one large request, or thousands of small ones."""
+
 Word = bytes | str | int
 Listener = Callable[[bytes], None]
 Orphaned = Callable[[Any], None]
@@ -54,10 +59,14 @@ class _Wire(asyncio.Protocol):
         self._reader = hiredis.Reader(notEnoughData=_INCOMPLETE)
         self.waiting: deque[tuple[asyncio.Future[Any], Orphaned | None]] = deque()
         self.ended = asyncio.Event()
+        self.writable = asyncio.Event()
+        """Set while a call may be written, and for good once the connection has ended."""
+        self.writable.set()
         self._transport: asyncio.WriteTransport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.WriteTransport, transport)
+        self._transport.set_write_buffer_limits(high=_UNSENT)
         self._loop = asyncio.get_running_loop()
         self._nobody: asyncio.Future[Any] = self._loop.create_future()
         self._nobody.cancel()
@@ -66,12 +75,9 @@ class _Wire(asyncio.Protocol):
         """The answer to come; an error reply comes as its value. `orphaned` gets it if the future was cancelled."""
         answer = self._loop.create_future()
         if self.ended.is_set():
-            answer.set_exception(self._loss())
-            return answer
-        if not self.waiting:
-            self.answered = self._loop.time()
-        self.waiting.append((answer, orphaned))
-        self._transport.write(_pack(words))
+            answer.set_exception(BrokerUnavailable(self._loss()))
+        else:
+            self._write(words, answer, orphaned)
         return answer
 
     def subscribe(self, channel: str) -> None:
@@ -84,8 +90,19 @@ class _Wire(asyncio.Protocol):
     def ask(self, what: str, channel: str) -> None:
         """Subscribe or unsubscribe."""
         if not self.ended.is_set():
-            self.waiting.append((self._nobody, self._refused))
-            self._transport.write(_pack((what, channel)))
+            self._write((what, channel), self._nobody, self._refused)
+
+    def _write(self, words: tuple[Word, ...], answer: asyncio.Future[Any], orphaned: Orphaned | None) -> None:
+        if not self.waiting:
+            self.answered = self._loop.time()
+        self.waiting.append((answer, orphaned))
+        self._transport.write(_pack(words))
+
+    def pause_writing(self) -> None:
+        self.writable.clear()
+
+    def resume_writing(self) -> None:
+        self.writable.set()
 
     def data_received(self, data: bytes) -> None:
         self.answered = self._loop.time()
@@ -126,22 +143,30 @@ class _Wire(asyncio.Protocol):
         if exc is not None:
             self.reason = str(exc) or type(exc).__name__
         self.ended.set()
+        self.writable.set()
         waiting, self.waiting = self.waiting, deque()
         for answer, _ in waiting:
             if not answer.done():
-                answer.set_exception(self._loss())
+                answer.set_exception(AnswerLost(self._loss()))
         self._on_lost(self)
 
-    def _loss(self) -> BrokerUnavailable:
-        return BrokerUnavailable(f"the connection to `{self.server}` is lost: {self.reason}")
+    def _loss(self) -> str:
+        return f"the connection to `{self.server}` is lost: {self.reason}"
 
     def abort(self, reason: str) -> None:
         self.reason = reason
         self._transport.abort()
 
-    async def close(self) -> None:
+    async def close(self, patience: float) -> None:
+        """What is written is sent, if the server takes it within `patience` seconds."""
         self.reason = "the broker was closed meanwhile"
         self._transport.close()
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    await self.ended.wait()
+        finally:
+            self._transport.abort()
         await self.ended.wait()
 
 
@@ -187,10 +212,13 @@ class Link:
             self._watch = None
         if self._wire is not None:
             wire, self._wire = self._wire, None
-            await wire.close()
+            await wire.close(self.address.timeout)
 
     async def run(self, script: Script, *request: Any, orphaned: Orphaned | None = None) -> Any:
         """Call a script with its request; raises what `mishaps.explain` makes of an error.
+
+        AnswerLost, where the connection ended while it was under way: then it may or may not have run. After any
+        other error it has not.
 
         Where the caller is cancelled the script runs all the same, and `orphaned` gets its answer.
         """
@@ -211,6 +239,8 @@ class Link:
         wire = self._wire or await self._connected()
         if self._watch is None:
             self._look_later(wire)
+        while not wire.writable.is_set():
+            await wire.writable.wait()
         answers = await asyncio.gather(*(wire.call(*words) for words in calls))
         return [self._checked(wire, answer) for answer in answers]
 
@@ -254,6 +284,8 @@ class Link:
     async def _call(self, wire: _Wire, orphaned: Orphaned | None, *words: Word) -> Any:
         if self._watch is None:
             self._look_later(wire)
+        while not wire.writable.is_set():
+            await wire.writable.wait()
         answer = wire.call(*words, orphaned=orphaned)
         try:
             return await answer
@@ -304,6 +336,8 @@ class Link:
                 except BaseException:
                     wire.abort("it was not greeted")
                     raise
+        except AnswerLost as error:
+            raise BrokerUnavailable(str(error)) from None  # of a greeting: nothing that was asked for is under way
         except TimeoutError:
             doubt = "and the port right?" if address.tls is None else "the port right, and one of TLS?"
             raise BrokerUnavailable(

@@ -7,6 +7,10 @@ from typing import Final
 from carteiro.errors import BrokerError, BrokerUnavailable
 
 
+class AnswerLost(BrokerUnavailable):
+    """The connection ended while a call was under way on it: it may or may not have been done."""
+
+
 class Stale(Exception):
     """The routes have changed since this process read them."""
 

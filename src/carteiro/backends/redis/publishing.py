@@ -19,6 +19,9 @@ from carteiro.ports.records import pack
 LARGEST: Final = 16 * 1024 * 1024
 """Bytes of a record. A server closes a connection that listens, as ours does, if 32 MB wait to be sent on it."""
 
+AT_ONCE: Final = 64 * 1024 * 1024
+"""Bytes, about, of one request; a server takes none of more than 512 MB, and does nothing else meanwhile."""
+
 _NO_TIME: Final = 9
 """Bytes at the end of a record that say when it was published: the server writes those."""
 _SHORT: Final = [bytes([0xA0 | size]) if size < 32 else bytes([0xD9, size]) for size in range(256)]
@@ -109,6 +112,16 @@ def _addressed(routes: Routes, messages: Iterable[Outgoing]) -> Iterator[tuple[O
         if last is None or message.topic is not last[0].topic or message.target is not last[0].target:
             last = message, routes.of(message)
         yield message, last[1]
+
+
+def fitting(messages: Sequence[Outgoing]) -> int:
+    """How many of them make AT_ONCE bytes: one at least, if there are any."""
+    size = 0
+    for count, message in enumerate(messages):
+        size += len(pack(message, 0.0))
+        if count and size > AT_ONCE:
+            return count
+    return len(messages)
 
 
 def as_fields(message: Outgoing, stream: RedisStream) -> list[msgspec.Raw]:

@@ -6,10 +6,14 @@ A script's header names the parts it needs; they are put before it, so that what
 from __future__ import annotations
 
 import hashlib
+import re
 from importlib.resources import files
 from typing import Final
 
 import msgspec
+
+_COMMENT: Final = re.compile(r"^--.*\n", re.MULTILINE)
+_FUNCTION: Final = re.compile(r"^local function (\w+)\(.*?^end\n", re.MULTILINE | re.DOTALL)
 
 
 class Script(msgspec.Struct, frozen=True):
@@ -22,9 +26,21 @@ def _load(name: str) -> Script:
     folder = files("carteiro.backends.redis") / "lua"
     flags, body = (folder / f"{name}.lua").read_text().split("\n", 1)
     needs = next(line for line in body.splitlines() if line.startswith("-- needs")).split()[2:]
+    parts = _without_unused("".join(_COMMENT.sub("", (folder / f"{part}.lua").read_text()) for part in needs), body)
     # The server takes the flags from the first line alone.
-    text = "\n".join([flags, *((folder / f"{part}.lua").read_text() for part in needs), body])
+    text = "\n".join([flags, parts, body])
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+def _without_unused(parts: str, body: str) -> str:
+    """Without the functions that a script does not call: each call of it would make all of them anew."""
+    while True:
+        text = parts + body
+        unused = [found for found in _FUNCTION.finditer(parts) if len(re.findall(rf"\b{found[1]}\b", text)) == 1]
+        if not unused:
+            return parts
+        for function in reversed(unused):
+            parts = parts[: function.start()] + parts[function.end() :]
 
 
 BEAT: Final = _load("beat")
@@ -34,6 +50,7 @@ EXHUME: Final = _load("exhume")
 GROUPS: Final = _load("groups")
 IMPORT: Final = _load("import")
 LETTERS: Final = _load("letters")
+LISTENING: Final = _load("listening")
 OPEN: Final = _load("open")
 PEEK: Final = _load("peek")
 PUBLISH: Final = _load("publish")

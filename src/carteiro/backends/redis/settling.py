@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
 
 import msgspec
 
-from carteiro.backends.redis.publishing import Rows, compose, micros, raw
+from carteiro.backends.redis.publishing import AT_ONCE, Rows, compose, micros, raw
 from carteiro.backends.redis.routes import Routes, Targets
+from carteiro.errors import Unencodable
 from carteiro.message import Action, Delivery, Outcome, Outgoing, Write
 from carteiro.ports.dead_letters import dead_notice, dead_queue, reason_of, whole_history
 
 _ACK, _RETRY, _DEAD = Action.ACK, Action.RETRY, Action.DEAD  # an enum's own names are slow
+LARGEST: Final = 4 * AT_ONCE
+"""Bytes, about, of what goes with one outcome: it is applied in one step."""
+
 _encode = msgspec.msgpack.Encoder().encode
 
 
-class Settlement:
-    """One settle: what to send, and afterwards what became of it. Of several outcomes for one delivery the first is."""
+def settlements(outcomes: Iterable[Outcome]) -> Iterator[Settlement]:
+    """One, unless there are more than AT_ONCE bytes: then several, each with outcomes that are whole."""
+    rest = iter(outcomes)
+    while settlement := Settlement(rest):
+        yield settlement
 
-    def __init__(self, outcomes: Iterable[Outcome]) -> None:
+
+class Settlement:
+    """One settle: what to send, and afterwards what became of it. Of several outcomes for one delivery the first is.
+
+    It takes outcomes until these are enough for one request.
+    """
+
+    def __init__(self, outcomes: Iterator[Outcome]) -> None:
+        size = 0
         self._acks: dict[str, list[bytes]] = {}
         self._others: list[tuple[str, bytes, Outcome]] = []
         self._deliveries: dict[bytes, Delivery] = {}
@@ -36,6 +51,12 @@ class Settlement:
                 self._acks.setdefault(queue, []).append(token)
             else:
                 self._others.append((queue, token, outcome))
+                size += _checked_size(outcome)
+                if size > AT_ONCE:
+                    break
+
+    def __bool__(self) -> bool:
+        return bool(self._deliveries)
 
     @property
     def needs_routes(self) -> bool:
@@ -71,6 +92,25 @@ class Settlement:
             self._unrouted[token] = [message for message in unrouted if message in outcome.emits]
         writes = [write_of(write) for write in outcome.writes]
         return (queue, raw(token), outcome.action.value, micros(outcome.delay), failures, letter, writes, parts)
+
+
+def _checked_size(outcome: Outcome) -> int:
+    """About how many bytes go with it: its failures, what it emits and writes, and a notice if it is dead.
+
+    Raises Unencodable if these are more than can be applied as a whole.
+    """
+    size = sum(len(emit.body) for emit in outcome.emits)
+    size += sum(len(write.value) for write in outcome.writes if write.value is not None)
+    if outcome.failure is not None:
+        failures = (*outcome.delivery.history, outcome.failure)
+        size += sum(len(failure.error) + len(failure.traceback) for failure in failures)
+        size += len(outcome.delivery.message.body)
+    if size > LARGEST:
+        raise Unencodable(
+            f"what `{outcome.delivery.message.id}` emits and writes has {size / 1_048_576:.1f} MB, and Redis takes no "
+            f"more than {LARGEST >> 20} MB in one step: emit less from one message"
+        )
+    return size
 
 
 def write_of(write: Write) -> tuple[Any, ...]:

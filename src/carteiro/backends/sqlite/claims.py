@@ -92,12 +92,14 @@ def claim(session: Session, subscription: Subscription, room: int) -> tuple[Clai
 
     Returns that, or None if nothing is, and when the first of the subscription was or becomes visible.
     """
-    id = session.routes.get(subscription).id
-    wanted = {"subscription": id, "now": session.now, "room": room, "inline": _INLINE}
+    route = session.routes.get(subscription)
+    wanted = {"subscription": route.id, "now": session.now, "room": room, "inline": _INLINE}
     rows, large, again, records, earliest = session.run("claim_read", wanted).fetchone()
     ids = _decode_ids(rows)
     if not ids:
         return None, earliest
+    if route.ordered and again != "[]" and session.run("block_lost", (rows,)).rowcount:
+        return claim(session, subscription, room)
     token = session.new_token()
     session.run("claim_take", {"until": session.now + micros(subscription.lease), "token": token, "ids": rows})
     taken = Claimed(subscription, token, ids, again, records)

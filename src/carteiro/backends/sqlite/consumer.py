@@ -12,17 +12,18 @@ from carteiro.backends.sqlite.session import Session
 from carteiro.errors import NotConnected
 from carteiro.message import Action, Delivery, Outcome, Subscription, new_id
 from carteiro.ports.broker import Unrouted
+from carteiro.ports.leftover import Leftover
 
 
 class SqliteConsumer:
-    """The Consumer port. What was claimed for a fetch that was cancelled waits in `_leftover` for the next one."""
+    """The Consumer port."""
 
     def __init__(self, database: Database, subscriptions: Sequence[Subscription], unrouted: Unrouted) -> None:
         self._database = database
         self._unrouted = unrouted
         self._subscriptions = subscriptions
         self._id = new_id()
-        self._leftover: list[tuple[float, Delivery]] = []
+        self._leftover = Leftover()
         self._fetches: set[Fetch] = set()
         self.closed = False
         database.keeper.join(self._id, subscriptions)
@@ -32,7 +33,7 @@ class SqliteConsumer:
         """Raises NotConnected once the consumer is closed, also where it was waiting then."""
         if self.closed:
             raise self._error()
-        if self._leftover and (deliveries := self._take_leftover(room)):
+        if self._leftover and (deliveries := await self._take_leftover(room)):
             return deliveries
         fetch = Fetch(room, self._keep)
         self._database.put(fetch)
@@ -77,31 +78,18 @@ class SqliteConsumer:
 
         await self._database.write(leave)
         # Only now: a fetch that was cancelled may have been served in the transaction before.
-        unseen = [Outcome(delivery, Action.RELEASE) for _, delivery in self._leftover]
-        self._leftover.clear()
-        if unseen:
-            await self.settle(unseen)
+        await self._hand_back(self._leftover.take_all())
 
     def _keep(self, deliveries: Sequence[Delivery]) -> None:
-        now = self._database.clock.time()
-        self._leftover += ((now + delivery.subscription.lease, delivery) for delivery in deliveries)
+        self._leftover.add(deliveries, self._database.clock.time())
 
-    def _take_leftover(self, room: Mapping[Subscription, int]) -> list[Delivery]:
-        """What there is room for; what is past its lease is let go, since others have it by now."""
-        now = self._database.clock.time()
-        left = dict(room)
-        taken: list[Delivery] = []
-        kept: list[tuple[float, Delivery]] = []
-        for until, delivery in self._leftover:
-            if until <= now:
-                continue
-            if left.get(delivery.subscription, 0) > 0:
-                left[delivery.subscription] -= 1
-                taken.append(delivery)
-            else:
-                kept.append((until, delivery))
-        self._leftover = kept
-        return taken
+    async def _take_leftover(self, room: Mapping[Subscription, int]) -> list[Delivery]:
+        await self._hand_back(self._leftover.take_stale(self._database.clock.time()))
+        return self._leftover.take(room, self._database.clock.time())
+
+    async def _hand_back(self, unseen: Sequence[Delivery]) -> None:
+        if unseen:
+            await self.settle([Outcome(delivery, Action.RELEASE) for delivery in unseen])
 
     def _error(self) -> NotConnected:
         return NotConnected("this consumer is closed: it fetches no more")

@@ -92,8 +92,20 @@ def _deliver_again(session: Session, route: Route, since: int) -> int:
         "since": since,
         "now": session.now,
     }
-    # In an ordered subscription what still waits is put back into its place among what comes again.
+    # In an ordered subscription what still waits gets its place among what comes again.
     dropped = session.run("drop_logged", parameters).rowcount
+    (last,) = session.run("last_delivery", (route.id,)).fetchone()
     added = session.run("deliver_again", parameters).rowcount
+    if route.ordered:
+        _line_up(session, route, last)
     session.run("unblock_subscription", (route.id,))
     return added - dropped
+
+
+def _line_up(session: Session, route: Route, last: int) -> None:
+    """Put into the order published the lanes in which what was added after `last` stands behind what waits."""
+    parameters = {"subscription": route.id, "now": session.now, "last": last}
+    lanes, newest = session.run("mixed_lanes", parameters).fetchone()
+    if lanes != "[]":
+        session.run("line_up", {**parameters, "lanes": lanes})
+        session.run("drop_lined_up", {**parameters, "lanes": lanes, "last": newest})

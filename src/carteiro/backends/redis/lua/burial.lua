@@ -32,11 +32,19 @@ local function read(letter)
   return words, died_at
 end
 
-local function exhume(id, letter)
-  local words = read(letter)
-  local counts, queue = base .. ':dead:counts', base .. ':' .. words[2] .. ' [' .. words[3] .. ']'
-  call('HDEL', base .. ':dead', id)
-  call('ZREM', base .. ':dead:all', id)
-  call('ZREM', base .. ':dead:of:' .. words[1], id)
-  if call('HINCRBY', counts, queue, -1) == 0 then call('HDEL', counts, queue) end
+-- Take letters out: their ids, and the words of each.
+local function exhume(ids, all_words)
+  local ids_of, counts, gone = {}, base .. ':dead:counts', {}
+  for i, words in ipairs(all_words) do
+    local name, queue = words[1], base .. ':' .. words[2] .. ' [' .. words[3] .. ']'
+    ids_of[name] = ids_of[name] or {}
+    table.insert(ids_of[name], ids[i])
+    gone[queue] = (gone[queue] or 0) + 1
+  end
+  count('HDEL', base .. ':dead', ids)
+  count('ZREM', base .. ':dead:all', ids)
+  for name, some in pairs(ids_of) do count('ZREM', base .. ':dead:of:' .. name, some) end
+  for queue, total in pairs(gone) do
+    if call('HINCRBY', counts, queue, -total) == 0 then call('HDEL', counts, queue) end
+  end
 end

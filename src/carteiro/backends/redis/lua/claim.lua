@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
 -- Claim: lease what is visible of some queues, up to the room of each, in the order of becoming visible.
 --
--- needs     common leasing
--- request   time, channel of who claims, [queue, token, room, lease]…
+-- needs     common order lanes leasing
+-- request   time, consumer and its channel, [queue, token, room, lease]…
 -- answer    the time, then for each queue: the rows, the records (each kind as one string), {index, tries, failures}
 --           of those that were claimed before, and when to look again: -1 not before it is woken
 --
@@ -12,7 +12,8 @@
 -- nothing at all waits for something to be handed over.
 --
 -- What becomes visible comes from three places, each of them in order: `ready`, `due` up to now, and the leases that
--- ended. Nearly always the latter two are empty.
+-- ended. Nearly always the latter two are empty. It looks at all queues before it leases anything of one: what is
+-- claimed and then answered by an error would have to wait until its lease ends.
 
 -- After BYTES of records the rest has to wait: what a server claims for a connection that it then closes is lost until
 -- its lease ends.
@@ -39,19 +40,10 @@ local function take_fresh(element)
   take(row, element)
 end
 
--- What was delayed, failed, was handed back or was lost, and is visible now: {when, row or row and token}…
-local function returning(queue)
-  local due = call('ZRANGEBYSCORE', queue .. ':due', '-inf', now, 'WITHSCORES', 'LIMIT', 0, room)
-  local ended = call('ZRANGEBYSCORE', queue .. ':leases', '-inf', now, 'WITHSCORES', 'LIMIT', 0, room)
-  if #due == 0 and #ended == 0 then return nil end
-  local found = {}
-  for _, members in ipairs({due, ended}) do
-    for i = 1, #members, 2 do found[#found + 1] = {tonumber(members[i + 1]), members[i]} end
-  end
-  table.sort(found, function(a, b)
-    if a[1] == b[1] then return a[2] < b[2] end
-    return a[1] < b[1]
-  end)
+-- What returns and is visible now, if any of it is to be taken.
+local function visible_again(queue)
+  local found = returning(queue, now, room)
+  if #found == 0 then return nil end
   -- Behind a backlog that is older, they have to wait like all others.
   local last = call('LINDEX', queue .. ':ready', room - 1)
   if last and published(last) < found[1][1] then return nil end
@@ -59,7 +51,7 @@ local function returning(queue)
 end
 
 local function take_ready(queue)
-  local some = FEW
+  local some, before_it = FEW, size
   while not full() do
     local elements = call('LPOP', queue .. ':ready', math.min(room - #taken, some))
     if not elements then return end
@@ -71,7 +63,7 @@ local function take_ready(queue)
       take_fresh(elements[n])
     end
     -- As many as fit, if the next ones are as large.
-    some = math.min(AT_A_TIME, math.max(1, math.floor((BYTES - size) / size * #taken)))
+    some = math.min(AT_A_TIME, math.max(1, math.floor((BYTES - size) / (size - before_it) * #taken)))
   end
 end
 
@@ -87,13 +79,15 @@ local function merge(queue, found)
     if one and not (other and published(other) < one[1]) then
       next_found = next_found + 1
       local row = string.sub(one[2], 1, ROW)
+      local is_blocked = false
       if #one[2] == ROW then
         call('ZREM', queue .. ':due', row)
       else
         call('ZREM', queue .. ':leases', one[2])
         call('HINCRBY', queue .. ':tries', row, 1)
+        is_blocked = block(queue, row, one[1])
       end
-      take(row, call('HGET', queue .. ':held', row))
+      if not is_blocked then take(row, call('HGET', queue .. ':held', row)) end
     elseif other then
       popped = popped + 1
       take_fresh(other)
@@ -121,15 +115,19 @@ local function next_look(queue)
     local at = call('ZRANGE', queue .. key, 0, 0, 'WITHSCORES')[2]
     if at and (first == -1 or tonumber(at) < first) then first = tonumber(at) end
   end
+  local told = tonumber(call('HGET', base .. ':told', queue) or -1)
+  if told > now and (first == -1 or told < first) then first = told end
   return first
 end
 
+for i = 3, #request, 4 do
+  if call('HEXISTS', base .. ':routes', request[i]) == 0 then return redis.error_reply('NOQUEUE ' .. request[i]) end
+end
 local answer, anything = {now}, false
 for i = 3, #request, 4 do
   local queue, token, lease = request[i], request[i + 1], request[i + 3]
-  if call('HEXISTS', base .. ':routes', queue) == 0 then return redis.error_reply('NOQUEUE ' .. queue) end
   room, taken, rows, fresh = request[i + 2], {}, {}, {}
-  local found = returning(queue)
+  local found = visible_again(queue)
   if found then merge(queue, found) else take_ready(queue) end
   local row_text, record_text = '', ''
   if #rows > 0 then
@@ -144,7 +142,8 @@ for i = 3, #request, 4 do
 end
 if not anything then
   for i = 3, #request, 4 do
-    call('HSET', base .. ':waiting', request[i], cmsgpack.pack({request[2], unpack(request, i + 1, i + 3)}))
+    local consumer, channel = unpack(request[2])
+    call('HSET', request[i] .. ':waiting', consumer, cmsgpack.pack({channel, unpack(request, i + 1, i + 3)}))
   end
 end
 return answer

@@ -13,12 +13,13 @@
 --   :held      HASH row -> element, of whatever is not in `ready`
 --   :tries     HASH row -> how many attempts ended without an end of the message, if any
 --   :failures  HASH row -> those of them that failed, as the client wrote it
+--   :waiting   HASH consumer -> {channel, token, room, lease}: who waits for something to be handed over
 --   :lanes     ZSET of lane + sequence + row + when it is due, by name: what an ordered queue has of each key
 --
 -- Of all queues together, each after `{prefix}:`
 --
 --   armed            SET of queues: the next message wakes those who wait
---   waiting          HASH, see leasing
+--   told             HASH queue -> when at the latest, if that is not past, all who wait for it look again
 --   consumers        ZSET consumer + ` ` + queue -> until when its process is known to live
 --   sequence         the last place in a lane that was given
 --   marks            ZSET topic + ` ` + message id -> until when a second one is dropped
@@ -88,12 +89,9 @@ local function packed_time(micros)
   return '\203' .. struct.pack('>d', micros / 1000000)
 end
 
--- Let those who wait for the queue look at it again: something is visible now, or sooner than they know. But for the
--- one, named by its channel, who has it already.
-local function wake(queue, besides)
-  if call('SREM', base .. ':armed', queue) == 1 then
-    call('SPUBLISH', queue .. ':wake', besides or '')
-  end
+-- Let those who wait for the queue look at it now: something is visible, or will be sooner than they know.
+local function wake(queue)
+  if call('SREM', base .. ':armed', queue) == 1 then call('SPUBLISH', queue .. ':wake', '') end
 end
 
 -- Whether the client's picture of who gets what is the newest.

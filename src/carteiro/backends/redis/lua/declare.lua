@@ -1,10 +1,12 @@
 #!lua flags=allow-oom
 -- Declare: make queues and logs exist, or take changed options over.
 --
--- needs     common lanes again routing
+-- needs     common order lanes again routing
 -- request   time, the version that the client knows or false, a new version, a new epoch, [topic, retention] of logs,
---           [queue, route, ordered, lifetime or false, logs, since or false] of queues
--- answer    the epoch; STALE, and nothing done, where the version is not the newest
+--           [queue, route, ordered, lifetime or false, logs, since or false] of queues,
+--           whether it only restores what a process declared before
+-- answer    the epoch, and the queues that were removed and so are not restored; STALE, and nothing done, where the
+--           version is not the newest
 --
 -- Invariant: the version changes if and only if who gets what did. A queue begins with what its logs hold since then
 -- in the step that makes it exist, so that nothing is left out between the two.
@@ -23,7 +25,8 @@ for _, log in ipairs(request[5]) do
   end
 end
 
-for _, one in ipairs(request[6]) do
+local made, away = to_make(request[6], request[7])
+for _, one in ipairs(made) do
   local queue, route, ordered, lifetime, logs, since = unpack(one)
   local before = call('HGET', base .. ':routes', queue)
   if before ~= route then
@@ -43,4 +46,4 @@ for _, one in ipairs(request[6]) do
 end
 
 if differs then changed(fresh) end
-return call('HGET', base .. ':meta', 'epoch')
+return {call('HGET', base .. ':meta', 'epoch'), away}

@@ -2,16 +2,17 @@
 -- Exhume: drop dead letters.
 --
 -- needs     common burial
--- request   time, queue of the dead, ids or false for all, how old they must be
--- answer    how many were dropped
+-- request   time, queue of the dead, ids or false for all, limit, id that they follow, how old they must be
+-- answer    how many were dropped, and the last id that was looked at, or false if there are no more
 
-local total = 0
-for _, id in ipairs(letters(request[2], request[3], 0)) do
-  local letter = call('HGET', base .. ':dead', id)
-  local _, died_at = read(letter)
-  if died_at * 1000000 <= now - request[4] + 0.5 then
-    exhume(id, letter)
-    total = total + 1
+local found = letters(request[2], request[3], request[4], request[5])
+local ids, all_words = {}, {}
+for i, letter in ipairs(ask('HMGET', base .. ':dead', found)) do
+  local words, died_at = read(letter)
+  if died_at * 1000000 <= now - request[6] + 0.5 then
+    ids[#ids + 1] = found[i]
+    all_words[#all_words + 1] = words
   end
 end
-return total
+exhume(ids, all_words)
+return {#ids, #found == request[4] and tonumber(found[#found])}

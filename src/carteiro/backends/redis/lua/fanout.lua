@@ -9,6 +9,7 @@ local function is_first(mark, window)
   local until_ = call('ZSCORE', marks, mark)
   if until_ and tonumber(until_) > now then return false end
   call('ZADD', marks, now + window, mark)
+  count('ZREM', marks, call('ZRANGEBYSCORE', marks, '-inf', now, 'LIMIT', 0, 2)) -- a little more than came
   return true
 end
 
@@ -17,6 +18,7 @@ local function fan_out(route, entries, heard)
   if route[4] then return send(route[4], entries, heard) end
   local stamp = packed_time(now)
   local fresh, held, due, all = {}, {}, {}, {}
+  local first_due = math.huge
   for i = 1, #entries do
     local entry = entries[i]
     if type(entry) == 'string' then
@@ -32,6 +34,7 @@ local function fan_out(route, entries, heard)
         held[#held + 1] = element
         due[#due + 1] = visible
         due[#due + 1] = row
+        first_due = math.min(first_due, visible)
       else
         fresh[#fresh + 1] = element
       end
@@ -39,11 +42,15 @@ local function fan_out(route, entries, heard)
   end
   if #all == 0 then return end
   for _, queue in ipairs(route[1]) do
-    local taken = #fresh > 0 and hand_over(queue, fresh)
-    if not taken then count('RPUSH', queue .. ':ready', fresh) end
     count('HSET', queue .. ':held', held)
     count('ZADD', queue .. ':due', due)
-    wake(queue, taken)
+    local ends = #fresh > 0 and hand_over(queue, fresh)
+    if #fresh == 0 or ends then
+      tell(queue, math.min(ends or first_due, first_due))
+    else
+      count('RPUSH', queue .. ':ready', fresh)
+      wake(queue)
+    end
   end
   for _, queue in ipairs(route[2]) do
     for _, one in ipairs(all) do

@@ -1,51 +1,53 @@
 #!lua flags=no-writes,allow-oom
 -- Peek: what a queue would give next, without claiming it.
 --
--- needs     common lanes
+-- needs     common order lanes
 -- request   time, queue, limit, how many of these to leave out
 -- answer    tries and record of each: first what can be claimed, then what waits for its time, last what is blocked; the
 --           first of them if they are large
+--
+-- It reads no more than it answers, but for what is blocked: to find the oldest of that, it looks at all lanes.
 
 local queue, limit = request[2], request[3]
 if call('HEXISTS', base .. ':routes', queue) == 0 then return redis.error_reply('NOQUEUE ' .. queue) end
 
-local found = {}
-for _, element in ipairs(call('LRANGE', queue .. ':ready', 0, limit - 1)) do
-  found[#found + 1] = {published(element), row_of(element), element}
-end
-local due = call('ZRANGE', queue .. ':due', 0, limit - 1, 'WITHSCORES')
-local ended = call('ZRANGEBYSCORE', queue .. ':leases', '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit)
-local ended_rows = {}
-for _, members in ipairs({due, ended}) do
-  for i = 1, #members, 2 do
-    local row = row_of(members[i])
-    found[#found + 1] = {tonumber(members[i + 1]), row, false}
-    if members == ended then ended_rows[row] = true end
+-- Of what is blocked so many as are wanted, those that came first.
+local function blocked(wanted)
+  local oldest, last = {}, nil
+  local function cut()
+    table.sort(oldest, before)
+    for i = #oldest, wanted + 1, -1 do oldest[i] = nil end
+    last = #oldest == wanted and oldest[wanted][1]
   end
+  each_standing(queue, function(member, is_head)
+    local place = string.sub(member, LANE + 1, LANE + SEQUENCE)
+    if is_head or last and place > last or due_in(member) == CLAIMED then return end
+    oldest[#oldest + 1] = {place, row_in(member)}
+    if #oldest >= 2 * wanted + AT_ONCE then cut() end
+  end)
+  cut()
+  return oldest
 end
-table.sort(found, function(a, b)
-  if a[1] == b[1] then return a[2] < b[2] end
-  return a[1] < b[1]
-end)
 
+local found = returning(queue, '+inf', limit)
+for _, one in ipairs(found) do
+  one[4] = #one[2] > ROW and 1 or 0 -- the lost attempt, which is not in `tries` yet
+  one[2] = row_of(one[2])
+end
+for _, element in ipairs(call('LRANGE', queue .. ':ready', 0, limit - 1)) do
+  found[#found + 1] = {published(element), row_of(element), element, 0}
+end
+sort(found)
 if #found < limit then
-  local blocked = {}
-  for _, member in ipairs(call('ZRANGE', queue .. ':lanes', 0, -1)) do
-    if head(queue, string.sub(member, 1, LANE)) ~= member then
-      blocked[#blocked + 1] = {string.sub(member, LANE + 1, LANE + SEQUENCE), row_in(member), false}
-    end
-  end
-  table.sort(blocked, function(a, b) return a[1] < b[1] end)
-  for _, one in ipairs(blocked) do found[#found + 1] = one end
+  for _, one in ipairs(blocked(limit - #found)) do found[#found + 1] = one end
 end
 
 local answer, size = {}, 0
 for i = request[4] + 1, math.min(limit, #found) do
   if size >= BYTES then break end
-  local row = found[i][2]
-  local tries = tonumber(call('HGET', queue .. ':tries', row) or 0) + (ended_rows[row] and 1 or 0)
-  answer[#answer + 1] = tries
-  answer[#answer + 1] = string.sub(found[i][3] or call('HGET', queue .. ':held', row), ROW + 1)
+  local _, row, element, lost = unpack(found[i], 1, 4)
+  answer[#answer + 1] = tonumber(call('HGET', queue .. ':tries', row) or 0) + (lost or 0)
+  answer[#answer + 1] = string.sub(element or call('HGET', queue .. ':held', row), ROW + 1)
   size = size + #answer[#answer]
 end
 return answer

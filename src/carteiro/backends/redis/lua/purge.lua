@@ -29,7 +29,9 @@ for i, member in ipairs(call('ZRANGE', queue .. ':leases', 0, -1)) do
 end
 call('DEL', queue .. ':ready', queue .. ':due')
 for _, key in ipairs({':held', ':tries', ':failures'}) do keep(queue .. key, rows) end
-for _, member in ipairs(call('ZRANGE', queue .. ':lanes', 0, -1)) do
-  if not flying[row_in(member)] then call('ZREM', queue .. ':lanes', member) end
-end
+local standing = {}
+each_standing(queue, function(member)
+  if not flying[row_in(member)] then standing[#standing + 1] = member end
+end)
+count('ZREM', queue .. ':lanes', standing)
 return all - #rows

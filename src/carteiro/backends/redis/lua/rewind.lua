@@ -1,7 +1,7 @@
 #!lua
 -- Rewind: deliver again what the logs of a queue's topics hold.
 --
--- needs     common lanes again
+-- needs     common order lanes again
 -- request   time, queue, ordered, [log, retention]…, since
 -- answer    how many were added
 

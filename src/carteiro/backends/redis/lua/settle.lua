@@ -59,8 +59,9 @@ local function settle(outcome)
       call('HINCRBY', queue .. ':tries', row, 1)
       if failures then call('HSET', queue .. ':failures', row, failures) end
     end
+    if block(queue, row, now + delay) then return true end
     call('ZADD', queue .. ':due', now + delay, row)
-    wake(queue)
+    if delay > 0 then tell(queue, now + delay) else wake(queue) end
     return true
   end
   if letter then

@@ -2,11 +2,14 @@
 -- Unwait: nothing more is to be handed over.
 --
 -- needs     common
--- request   time, channel, queues
+-- request   time, consumer, its channel, queues
 -- answer    true
+--
+-- It need not be the last that the server hears of an old connection: what waits on another channel still waits.
 
-local waiting = base .. ':waiting'
-for i, entry in ipairs(ask('HMGET', waiting, request[3])) do
-  if entry and cmsgpack.unpack(entry)[1] == request[2] then call('HDEL', waiting, request[3][i]) end
+local consumer, channel = request[2], request[3]
+for _, queue in ipairs(request[4]) do
+  local entry = call('HGET', queue .. ':waiting', consumer)
+  if entry and cmsgpack.unpack(entry)[1] == channel then call('HDEL', queue .. ':waiting', consumer) end
 end
 return 1

@@ -113,6 +113,14 @@ FROM (
 UPDATE deliveries SET visible_at = :until, attempt = attempt + 1, token = :token
 WHERE id IN (SELECT value FROM json_each(:ids))
 
+-- name: block_lost
+-- What was claimed before the subscription was ordered, and is not the oldest of its key, waits for its turn.
+UPDATE deliveries SET due = visible_at, visible_at = 9223372036854775807, token = 0
+WHERE id IN (SELECT value FROM json_each(?)) AND lane IS NOT NULL AND EXISTS (
+    SELECT 1 FROM deliveries AS older
+    WHERE older.subscription = deliveries.subscription AND older.lane = deliveries.lane AND older.id < deliveries.id
+)
+
 -- name: record
 SELECT record FROM deliveries WHERE id = ?
 
@@ -129,12 +137,20 @@ DELETE FROM deliveries WHERE token = ? AND id BETWEEN ? AND ?
 UPDATE deliveries SET visible_at = ? WHERE token = ? AND id IN (SELECT value FROM json_each(?))
 
 -- name: retry
-UPDATE deliveries SET visible_at = ended.value ->> 2, history = nullif(ended.value -> 3, 'null'), token = 0
+UPDATE deliveries SET visible_at = iif(lane IS NOT NULL AND EXISTS (
+        SELECT 1 FROM deliveries AS older
+        WHERE older.subscription = deliveries.subscription AND older.lane = deliveries.lane AND older.id < deliveries.id
+    ), 9223372036854775807, ended.value ->> 2),
+    due = iif(lane IS NULL, NULL, ended.value ->> 2), history = nullif(ended.value -> 3, 'null'), token = 0
 FROM json_each(?) AS ended
 WHERE deliveries.id = ended.value ->> 0 AND token = ended.value ->> 1
 
 -- name: release
-UPDATE deliveries SET visible_at = ended.value ->> 2, attempt = attempt - 1, token = 0
+UPDATE deliveries SET visible_at = iif(lane IS NOT NULL AND EXISTS (
+        SELECT 1 FROM deliveries AS older
+        WHERE older.subscription = deliveries.subscription AND older.lane = deliveries.lane AND older.id < deliveries.id
+    ), 9223372036854775807, ended.value ->> 2),
+    due = iif(lane IS NULL, NULL, ended.value ->> 2), attempt = attempt - 1, token = 0
 FROM json_each(?) AS ended
 WHERE deliveries.id = ended.value ->> 0 AND token = ended.value ->> 1
 
@@ -166,6 +182,33 @@ WHERE subscription = :subscription AND lane IS NOT NULL AND (token = 0 OR visibl
         SELECT id FROM log
         WHERE topic IN (SELECT value FROM json_each(:topics)) AND published >= :since AND expires_at >= :now
     )
+
+-- name: last_delivery
+SELECT coalesce(max(id), 0) FROM deliveries WHERE subscription = ?
+
+-- name: mixed_lanes
+-- Those to which something was added after `last`, behind what was not in flight before.
+SELECT json_group_array(DISTINCT added.lane), (SELECT max(id) FROM deliveries)
+FROM deliveries AS added
+WHERE added.subscription = :subscription AND added.id > :last AND added.lane IS NOT NULL AND EXISTS (
+    SELECT 1 FROM deliveries AS older
+    WHERE older.subscription = :subscription AND older.lane = added.lane AND older.id <= :last
+        AND (older.token = 0 OR older.visible_at <= :now)
+)
+
+-- name: line_up
+-- All of these lanes that is not in flight, once more, in the order published.
+INSERT INTO deliveries (subscription, visible_at, attempt, published, lane, due, log_id, history, record)
+SELECT subscription, 9223372036854775807, attempt, published, lane,
+    iif(visible_at = 9223372036854775807, due, visible_at), log_id, history, record
+FROM deliveries
+WHERE subscription = :subscription AND (token = 0 OR visible_at <= :now) AND lane IN (SELECT value FROM json_each(:lanes))
+ORDER BY published, log_id IS NULL, log_id, id
+
+-- name: drop_lined_up
+DELETE FROM deliveries
+WHERE subscription = :subscription AND (token = 0 OR visible_at <= :now) AND lane IN (SELECT value FROM json_each(:lanes))
+    AND id <= :last
 
 -- name: purge
 DELETE FROM deliveries WHERE subscription = ? AND (token = 0 OR visible_at <= ?)

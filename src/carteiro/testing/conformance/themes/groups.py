@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from carteiro.errors import BrokerError
 from carteiro.message import Delivery
 from carteiro.ports.features import Capability
 from carteiro.testing.conformance.rig import Rig, bodies, needs
@@ -141,3 +142,17 @@ class GroupsConformance:
         await rig.publish("orders", b"meanwhile")
 
         assert bodies(await rig.take(rig.broker.consume([orders]), orders)) == [b"meanwhile"]
+
+    @needs(Capability.GROUPS, Capability.INSPECT)
+    async def test_a_fetch_that_is_refused_for_one_group_has_claimed_nothing_for_another(self, rig: Rig) -> None:
+        orders, refunds = await rig.declare("orders"), await rig.declare("refunds")
+        consumer = rig.broker.consume([orders, refunds])
+        await rig.publish("orders", b"1")
+        await rig.inspector.remove_group(refunds.topic, refunds.group)
+
+        for _ in range(2):
+            with pytest.raises(BrokerError, match="refunds"):
+                await rig.wait(consumer.fetch({orders: 1, refunds: 1}))
+
+        delivery = await rig.one(consumer, orders)
+        assert (delivery.message.body, delivery.message.attempt, delivery.lost) == (b"1", 1, 0)

@@ -118,6 +118,49 @@ class OrderingConformance:
         assert bodies(await rig.take(consumer, free, 2)) == [b"1", b"2"]
         assert bodies(await rig.wait(consumer.fetch({ordered: 10}))) == [b"1"]
 
+    @needs(Capability.ORDERED, Capability.RETRY)
+    async def test_what_was_claimed_before_its_queue_was_ordered_waits_for_its_turn_when_it_is_handed_back(
+        self, rig: Rig
+    ) -> None:
+        free = await rig.declare("accounts")
+        consumer = rig.broker.consume([free])
+        await rig.publish("accounts", b"1", b"2", b"3", b"4", key="a")
+        first, second, third = await rig.take(consumer, free, 3)
+        ordered = await rig.declare("accounts", ordered=True)
+
+        await rig.settle(consumer, third, action=Action.RELEASE)
+        await rig.settle(consumer, second, action=Action.RETRY, error="busy")
+
+        in_order = rig.broker.consume([ordered])
+        waiting = asyncio.ensure_future(in_order.fetch({ordered: 10}))
+        await rig.now()
+        assert not waiting.done(), "a key's second message was claimed while its first was in flight"
+        await rig.settle(consumer, first)
+        came = await rig.wait(waiting)
+        await rig.settle(in_order, *came)
+        came += await rig.until_done(in_order, ordered, 2)
+        assert [(one.message.body, one.message.attempt) for one in came] == [(b"2", 2), (b"3", 1), (b"4", 1)]
+
+    @needs(Capability.ORDERED, Capability.DELAY)
+    async def test_what_was_claimed_before_its_queue_was_ordered_waits_for_its_turn_when_its_lease_has_ended(
+        self, rig: Rig
+    ) -> None:
+        free = await rig.declare("accounts")
+        consumer = rig.broker.consume([free])
+        await rig.publish("accounts", b"1", b"2", key="a")
+        first = await rig.one(consumer, free)
+        short = await rig.declare("accounts", lease=rig.lease)
+        await rig.one(rig.broker.consume([short]), short)  # whose worker dies
+        ordered = await rig.declare("accounts", ordered=True)
+        await rig.pause(2 * rig.lease)
+
+        in_order = rig.broker.consume([ordered])
+        waiting = asyncio.ensure_future(in_order.fetch({ordered: 10}))
+        await rig.now()
+        assert not waiting.done(), "a key's second message was claimed while its first was in flight"
+        await rig.settle(consumer, first)
+        assert [(one.message.body, one.message.attempt) for one in await rig.wait(waiting)] == [(b"2", 2)]
+
     @needs(Capability.ORDERED)
     async def test_each_keys_order_holds_among_many_consumers(self, rig: Rig) -> None:
         accounts = await rig.declare("accounts", ordered=True)

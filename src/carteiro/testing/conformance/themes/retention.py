@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from carteiro.errors import BrokerError
+from carteiro.message import Action
 from carteiro.ports.features import Capability
 from carteiro.testing.conformance.rig import Rig, bodies, needs
 
@@ -133,6 +134,40 @@ class RetentionConformance:
         assert await rig.inspector.rewind(accounts.topic, accounts.group, 0.0) == 2
 
         assert bodies(await rig.until_done(consumer, accounts, 3)) == [b"1", b"2", b"3"]
+
+    @needs(Capability.RETENTION, Capability.INSPECT, Capability.ORDERED, Capability.PATTERNS)
+    async def test_a_rewind_keeps_each_keys_order_beside_what_no_log_keeps(self, rig: Rig) -> None:
+        await rig.declare("orders.placed", "other", retain=WEEK)
+        every = await rig.declare("orders.*", ordered=True)
+        consumer = rig.broker.consume([every])
+        await rig.publish("orders.placed", b"1", key="a")
+        await rig.publish("orders.paid", b"2", key="a")
+        await rig.publish("orders.placed", b"3", key="a")
+        await rig.publish("orders.paid", b"4", key="a")
+        await rig.settle(consumer, await rig.one(consumer, every))
+
+        assert await rig.inspector.rewind(every.topic, every.group, 0.0) == 1
+        assert await rig.inspector.rewind(every.topic, every.group, 0.0) == 0
+
+        assert bodies(await rig.until_done(consumer, every, 4)) == [b"1", b"2", b"3", b"4"]
+
+    @needs(Capability.RETENTION, Capability.INSPECT, Capability.ORDERED, Capability.PATTERNS, Capability.RETRY)
+    async def test_a_rewind_takes_no_attempt_of_what_no_log_keeps(self, rig: Rig) -> None:
+        await rig.declare("orders.placed", "other", retain=WEEK)
+        every = await rig.declare("orders.*", ordered=True)
+        consumer = rig.broker.consume([every])
+        await rig.publish("orders.placed", b"1", key="a")
+        await rig.publish("orders.paid", b"2", key="a")
+        await rig.settle(consumer, await rig.one(consumer, every))
+        await rig.settle(consumer, await rig.one(consumer, every), action=Action.RETRY, error="busy")
+
+        assert await rig.inspector.rewind(every.topic, every.group, 0.0) == 1
+
+        again = await rig.until_done(consumer, every, 2)
+        assert [(one.message.body, one.message.attempt, len(one.history)) for one in again] == [
+            (b"1", 1, 0),
+            (b"2", 2, 1),
+        ]
 
     @needs(Capability.RETENTION, Capability.INSPECT)
     async def test_a_topic_that_keeps_nothing_cannot_be_rewound(self, rig: Rig) -> None:
