@@ -393,7 +393,7 @@ TestSqliteLives.settings = effort(15, shrink=False)  # on a file, shrinking take
 
 
 @pytest.mark.needs("redis")
-class TestRedisLives(LivesOnRedis.TestCase):  # type: ignore[misc, valid-type, name-defined]
+class TestRedisLives(LivesOnRedis.TestCase):  # type: ignore[misc, valid-type]
     settings = effort(60)
 
     @classmethod

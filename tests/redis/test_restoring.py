@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 
@@ -132,7 +133,7 @@ async def test_a_group_that_a_fetch_finds_lost_is_there_again_at_once(server: Re
             lose(server, f"{{carteiro}}:{subscription}")
             consumer.heat()
             fetching = asyncio.ensure_future(consumer.fetch({subscription: 1}))
-            await until(lambda group=subscription.group: has(other, group))
+            await until(partial(has, other, subscription.group))
             other._server.forget_routes()
             await other.publish([outgoing(b"hello", subscription.topic)])
             await settle(consumer, await soon(fetching))

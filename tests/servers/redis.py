@@ -159,7 +159,7 @@ class RedisServer(ServerProcess):
         """A plain client, `decode_responses` on. Close it, or use it in a `with`."""
         return redis.Redis.from_url(self.url, decode_responses=True, **options)
 
-    def says(self, *command: str | int) -> Any:
+    def says(self, *command: str | int | bytes) -> Any:
         """What it answers to a command, asked over a connection of its own, once."""
         with self.client(retry=Retry(NoBackoff(), 0), socket_timeout=2.0) as client:
             return client.execute_command(*command)

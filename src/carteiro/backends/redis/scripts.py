@@ -28,7 +28,7 @@ def _load(name: str) -> Script:
     needs = next(line for line in body.splitlines() if line.startswith("-- needs")).split()[2:]
     parts = _without_unused("".join(_COMMENT.sub("", (folder / f"{part}.lua").read_text()) for part in needs), body)
     # The server takes the flags from the first line alone.
-    text = "\n".join([flags, parts, body])
+    text = f"{flags}\n{parts}\n{body}"
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 

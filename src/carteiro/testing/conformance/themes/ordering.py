@@ -136,7 +136,7 @@ class OrderingConformance:
         await rig.now()
         assert not waiting.done(), "a key's second message was claimed while its first was in flight"
         await rig.settle(consumer, first)
-        came = await rig.wait(waiting)
+        came = list(await rig.wait(waiting))
         await rig.settle(in_order, *came)
         came += await rig.until_done(in_order, ordered, 2)
         assert [(one.message.body, one.message.attempt) for one in came] == [(b"2", 2), (b"3", 1), (b"4", 1)]
