@@ -2,6 +2,8 @@
 --
 -- All of it is linear in what the queue and the logs have, and works on many rows a call: it is one step of the server.
 -- Messages on their way are {when published, row, element, when visible, lane if they have one}.
+--
+-- Invariant: a message that the queue has yet to end is not added a second time, and each lane's head has its time.
 
 -- What the logs hold since then, in the order published; what is due later keeps its time.
 local function logged(logs, since)

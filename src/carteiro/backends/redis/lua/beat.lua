@@ -2,6 +2,7 @@
 -- Beat: a process says that it lives, and clears away what has passed.
 --
 -- needs     common routing entries
+-- keys      meta, ephemeral and consumers, marks, the store, the logs and their retentions, removed
 -- request   time, a new version, how long until it counts as gone, its ephemeral queues,
 --           [consumer and queue] of those that consume
 -- answer    the version, those of its ephemeral queues that are there no more, and 1 if there is more to clear

@@ -1,5 +1,7 @@
 -- Dead letters: `dead` HASH id -> [[queue of the dead, topic, group, reason, failures], attempt, when it died, record];
 -- `dead:all` and `dead:of:<queue>` ZSET of the ids in the order of death; `dead:counts` HASH queue -> how many.
+--
+-- Invariant: an id is in `dead`, in `dead:all` and in one `dead:of:<queue>`, or in none; the counts are of these.
 
 local function bury(letter, queue, element, attempt)
   local id = call('INCR', base .. ':dead:sequence')

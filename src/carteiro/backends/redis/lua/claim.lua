@@ -2,6 +2,7 @@
 -- Claim: lease what is visible of some queues, up to the room of each, in the order of becoming visible.
 --
 -- needs     common order lanes leasing
+-- keys      routes and the queues asked for; armed, told, and who waits for them
 -- request   time, consumer and its channel, [queue, token, room, lease]…
 -- answer    the time, then for each queue: the rows, the records (each kind as one string), {index, tries, failures}
 --           of those that were claimed before, and when to look again: -1 not before it is woken

@@ -2,6 +2,7 @@
 -- Declare: make queues and logs exist, or take changed options over.
 --
 -- needs     common order lanes again routing
+-- keys      meta, routes, retentions, ephemeral, removed; the queues that change, and the logs that they begin with
 -- request   time, the version that the client knows or false, a new version, a new epoch, [topic, retention] of logs,
 --           [queue, route, ordered, lifetime or false, logs, since or false] of queues,
 --           whether it only restores what a process declared before

@@ -3,6 +3,8 @@
 -- A route is {queues, ordered queues, log or false}: where the entries go. An entry is an element without the time it
 -- was published, or, if there is more to say, {element, delay, mark or false, window}. A mark is what the message is
 -- recognised by for `window` microseconds from now; the second one is dropped.
+--
+-- Invariant: an entry gets into every queue and the log of its route, or, by its mark, into none.
 
 local function is_first(mark, window)
   local marks = base .. ':marks'

@@ -2,6 +2,7 @@
 -- Groups: how each queue stands.
 --
 -- needs     common lanes
+-- keys      of each queue all but failures; dead:counts
 -- request   time, [queue, route]
 -- answer    the time, then for each queue: its route, how many are visible, wait for their time, of these for a retry, are
 --           in flight, are blocked, are dead, and when the oldest of those was published, or 0
@@ -9,6 +10,8 @@
 -- It counts without touching every message: of the claimed and the waiting it looks at the age of the first few, and for
 -- retries at no more than LOOK. Once it has looked at ENOUGH it leaves the queues that are left to another call, so that
 -- none is long.
+--
+-- Invariant: it changes nothing; each message of a queue is in one of the counts.
 
 local FIRST = 49
 local LOOK = 10000

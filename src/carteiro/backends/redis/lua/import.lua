@@ -2,6 +2,7 @@
 -- Import: take over what others have put into a list or a stream, or sent through a channel, into a queue of ours.
 --
 -- needs     common lanes leasing places fanout
+-- keys      the list or stream, meta, routes, and what publish reaches
 -- request   time, version, queue, route, room, kind, and then
 --           list      name, topic, rows, largest, id
 --           stream    name, topic, rows, largest, consumer group, where it begins if it is gone, field of the body

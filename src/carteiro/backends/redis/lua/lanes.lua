@@ -4,6 +4,9 @@
 -- A lane is the SHA-1 of the key, so that no key is the beginning of another. A row that was claimed before the queue was
 -- declared ordered stands in its lane as CLAIMED; it is in `leases`, and nobody has to give it its time. Where it is not
 -- the head and its claim ends without an end of the message, it is blocked from then on as others are.
+--
+-- Invariant: of a lane one row at most is in `due` or `leases`, its head; but for what was CLAIMED before there were
+-- lanes.
 
 local LANE = 40
 local SEQUENCE = 16

@@ -2,8 +2,11 @@
 -- Open: make ready to take over what others put into a list or a stream.
 --
 -- needs     common places
+-- keys      the lists and streams
 -- request   time, [kind, name], and of a stream: consumer group, where a new one begins
 -- answer    of a stream, the id of the last entry that its group has got; the error MISPLACED for what is something else
+--
+-- Invariant: what there is in a list or stream, and how far its group has read, stay as they are.
 
 local place, group, start = request[2], request[3], request[4]
 local wrong = misplaced(place)

@@ -1,4 +1,6 @@
 -- What comes first: lists of {when, name, …}, in the order of time and then of name.
+--
+-- Invariant: none of it writes.
 
 local function before(a, b)
   if a[1] == b[1] then return a[2] < b[2] end

@@ -2,11 +2,14 @@
 -- Peek: what a queue would give next, without claiming it.
 --
 -- needs     common order lanes
+-- keys      routes, and of the queue all but failures
 -- request   time, queue, limit, how many of these to leave out
 -- answer    tries and record of each: first what can be claimed, then what waits for its time, last what is blocked; the
 --           first of them if they are large
 --
 -- It reads no more than it answers, but for what is blocked: to find the oldest of that, it looks at all lanes.
+--
+-- Invariant: it changes nothing: no attempt begins, no lease ends.
 
 local queue, limit = request[2], request[3]
 if call('HEXISTS', base .. ':routes', queue) == 0 then return redis.error_reply('NOQUEUE ' .. queue) end

@@ -2,6 +2,8 @@
 --
 -- A place is {kind, name, length or false}, and its route {{}, {}, false, place}. An entry is the body or, for a stream,
 -- its fields and values. `length` is about how many entries the stream keeps.
+--
+-- Invariant: what is of another kind than the place is refused before anything is written to it.
 
 -- The error, if a place is something else. To be asked before anything is done: a script that fails undoes nothing.
 local function misplaced(place)

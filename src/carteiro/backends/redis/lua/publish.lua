@@ -2,6 +2,8 @@
 -- Publish: each message into the queues and the log of its route, all of them or none.
 --
 -- needs     common lanes leasing places fanout
+-- keys      meta, the publisher's key, marks, sequence, armed, told; the queues and logs of the routes, or places of
+--           others
 -- request   time, version, the publisher's key, number of its last batch, number of this one, [route, entries]…
 -- answer    how many listen, for each that goes to a channel; or the number of the publisher's last batch (0 if there is
 --           none), and nothing done, if that is another one; the error STALE, and nothing done, where the version of the

@@ -2,8 +2,11 @@
 -- Purge: drop what waits in a queue; what is in flight stays.
 --
 -- needs     common lanes
+-- keys      routes, and all of the queue
 -- request   time, queue
 -- answer    how many were dropped
+--
+-- Invariant: a row under a lease that runs stays in `leases`, `held` and its lane, as it was.
 
 local queue = request[2]
 if call('HEXISTS', base .. ':routes', queue) == 0 then return redis.error_reply('NOQUEUE ' .. queue) end

@@ -2,9 +2,12 @@
 -- Read: entries of the store, by their keys or by how these begin.
 --
 -- needs     common entries
+-- keys      store, store:keys
 -- request   time, keys, or false and the beginning of keys and the key that they follow or false
 -- answer    the last key that was looked at, or false if there are no more; then key, version, value of each that is
 --           there, in the order of their keys if they are named by a beginning
+--
+-- Invariant: it changes nothing, and answers nothing that has expired.
 
 local AT_A_TIME = 1000
 local keys, beginning, after = request[2], request[3], request[4]

@@ -2,6 +2,7 @@
 -- Renew: each lease its full length from now.
 --
 -- needs     common
+-- keys      leases of the queues
 -- request   time, [queue, lease, tokens]…: row and token of each, as one string
 -- answer    the rows and tokens of those that are lost
 --

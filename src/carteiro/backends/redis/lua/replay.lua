@@ -2,6 +2,7 @@
 -- Replay: send dead letters back to the queues that gave up on them.
 --
 -- needs     common order lanes again burial
+-- keys      routes, the queues, dead and what begins with it
 -- request   time, [queue, ordered, [id, element]…]…
 -- answer    how many there were; NOQUEUE, and nothing done, where a queue is no longer there
 --

@@ -2,6 +2,8 @@
 -- `routes` HASH queue -> [topic, group, ordered, ephemeral] as the client wrote it; `retentions` HASH topic -> how long
 -- its log is kept; `ephemeral` ZSET queue -> until when its process is known to live; `removed` HASH queue -> when an
 -- operator removed it, for a day. `meta` also has the time of anyone's last beat.
+--
+-- Invariant: whoever changes `routes` or `retentions` changes the version in the same step.
 
 local function changed(version)
   call('HSET', base .. ':meta', 'version', version)

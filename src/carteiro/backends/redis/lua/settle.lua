@@ -2,6 +2,7 @@
 -- Settle: end deliveries, each whole or not at all, with all that goes with them.
 --
 -- needs     common lanes leasing places fanout entries burial
+-- keys      the queues, the store, dead and what begins with it, and what publish reaches
 -- request   time, version of the routes or false if none are used,
 --           [queue, tokens] of plain acks: row and token of each, as one string,
 --           [queue, row and token, action, delay, failures or false, letter or false, writes,

@@ -2,10 +2,13 @@
 -- Write: each change to the store on its own.
 --
 -- needs     common entries
+-- keys      store, store:keys, store:expiries
 -- request   time, [key, value or false, lifetime or false, version expected or false]…
 -- answer    for each whether it found the version that it expected: 1 or 0
 --
 -- It may exceed the server's memory limit: a worker with a rate limit has to write before it empties a full server.
+--
+-- Invariant: a change is made if and only if the version is the one expected, and makes it one higher.
 
 local done = {}
 for i = 2, #request do
