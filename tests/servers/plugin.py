@@ -9,12 +9,15 @@ The fixtures' servers are one for the whole session, without persistence; a test
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
+from tests.servers import rabbitmq
+from tests.servers.rabbitmq import RabbitServer
 from tests.servers.redis import Program, RedisServer, programs, with_query
 from tests.servers.redis_cluster import RedisCluster
 from tests.servers.registry import SYSTEMS
@@ -120,13 +123,58 @@ def redis_cluster_url(redis_cluster: RedisCluster) -> str:
     return _own_part_of(redis_cluster.url)
 
 
+# -- RabbitMQ ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def _rabbitmq_servers() -> Iterator[Callable[[rabbitmq.Program], RabbitServer]]:
+    with contextlib.ExitStack() as stack:
+        yield functools.cache(lambda program: stack.enter_context(RabbitServer(program=program)))
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server(
+    request: pytest.FixtureRequest, _rabbitmq_servers: Callable[[rabbitmq.Program], RabbitServer]
+) -> RabbitServer:
+    """The session's RabbitMQ."""
+    need(request.config, "rabbitmq")
+    return _rabbitmq_servers(rabbitmq.programs()[0])
+
+
+@pytest.fixture
+def rabbitmq_url(rabbitmq_server: RabbitServer) -> str:
+    """The session's RabbitMQ, with a prefix of the test's own."""
+    return _own_part_of(rabbitmq_server.url)
+
+
+@pytest.fixture(scope="session")
+def each_rabbitmq_server(
+    request: pytest.FixtureRequest, _rabbitmq_servers: Callable[[rabbitmq.Program], RabbitServer]
+) -> RabbitServer:
+    """The session's server of each version of RabbitMQ that is installed: the test runs on every one."""
+    need(request.config, "rabbitmq")
+    return _rabbitmq_servers(request.param)
+
+
+@pytest.fixture
+def each_rabbitmq_url(each_rabbitmq_server: RabbitServer) -> str:
+    """The session's server of each version, with a prefix of the test's own."""
+    return _own_part_of(each_rabbitmq_server.url)
+
+
+# -- every version of a system ----------------------------------------------------------------------------------------
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "each_redis_server" in metafunc.fixturenames:
-        names = [program.name for program in programs()]
-        # Without any, one test remains, to be skipped.
-        metafunc.parametrize(
-            "each_redis_server", programs() or [None], ids=names or ["missing"], indirect=True, scope="session"
-        )
+    versions: dict[str, Sequence[Program | rabbitmq.Program]] = {
+        "each_redis_server": programs(),
+        "each_rabbitmq_server": rabbitmq.programs(),
+    }
+    for fixture, found in versions.items():
+        if fixture in metafunc.fixturenames:
+            names = [program.name for program in found]
+            # Without any, one test remains, to be skipped.
+            metafunc.parametrize(fixture, found or [None], ids=names or ["missing"], indirect=True, scope="session")
 
 
 def _own_part_of(url: str) -> str:

@@ -1,5 +1,6 @@
 """The systems that tests may need."""
 
+from tests.servers.rabbitmq import RABBITMQ
 from tests.servers.redis import REDIS, REDIS_TLS, VALKEY
 
-SYSTEMS = {system.name: system for system in (REDIS, REDIS_TLS, VALKEY)}
+SYSTEMS = {system.name: system for system in (REDIS, REDIS_TLS, VALKEY, RABBITMQ)}

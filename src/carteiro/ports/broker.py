@@ -103,17 +103,20 @@ class Broker(Protocol):
 
 
 class GroupStatus(msgspec.Struct, frozen=True):
-    """One subscription's counts. `oldest` is the age in seconds of the oldest message not yet done."""
+    """One subscription's counts; None is what the broker cannot tell.
+
+    `oldest` is the age in seconds of the oldest message not yet done, None also where there is none.
+    """
 
     topic: str
     group: str
     waiting: int
     """Visible now."""
-    delayed: int
+    delayed: int | None
     """Waiting for its time: delayed, or behind another of its key."""
-    retrying: int
+    retrying: int | None
     """Waiting for a retry."""
-    in_flight: int
+    in_flight: int | None
     dead: int
     oldest: float | None
     consumers: int
@@ -126,7 +129,7 @@ class Inspector(Protocol):
     async def groups(self) -> Sequence[GroupStatus]: ...
 
     async def peek(self, topic: str, group: str, limit: int = 10) -> Sequence[Message]:
-        """The next messages of a group, without claiming them."""
+        """The next messages of a group, without claiming them. Raises UnsupportedFeature where there is no way to."""
         ...
 
     async def dead_letters(
@@ -157,7 +160,8 @@ class Inspector(Protocol):
     async def rewind(self, topic: str, group: str, to: float) -> int:
         """Deliver again what was published to a retained topic since `to` (seconds since the epoch); returns how many.
 
-        What still waits from then on is not doubled. Raises BrokerError where the topic has no retention.
+        What still waits from then on is not doubled. Raises BrokerError where the topic has no retention, and
+        UnsupportedFeature where no topic can.
         """
         ...
 

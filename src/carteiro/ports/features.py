@@ -24,6 +24,8 @@ class Capability(enum.Enum):
     ATOMIC = "ack, emits and store writes in one commit"
     STORE = "store"
     INSPECT = "inspection"
+    COUNTS = "counts of all, not only of what waits"
+    PEEK = "looking at what waits"
     MULTIPROCESS = "several processes"
     DURABLE = "durability"
 

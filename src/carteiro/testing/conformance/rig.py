@@ -222,6 +222,12 @@ class Rig:
         assert self.broker.store is not None, f"{self.url} claims a store, but its broker has none"
         return self.broker.store
 
+    @property
+    def actions(self) -> list[Action]:
+        """The ends that a delivery may have here."""
+        needed = {Action.RETRY: Capability.RETRY, Action.DEAD: Capability.DEAD_LETTERS}
+        return [one for one in Action if one not in needed or self.broker.features[needed[one]]]
+
     # -- time, as the broker has it ----------------------------------------------------------------------------------
 
     async def pause(self, seconds: float) -> None:
@@ -269,10 +275,20 @@ class Rig:
             case Capability.INSPECT:
                 assert not isinstance(self.broker, Inspector), f"{self.url} is an Inspector and says that it is not"
                 return
+            case Capability.PEEK:
+                refused = self._peek()
+            case Capability.COUNTS:
+                status = await self.status(await self.declare("uncounted"))
+                assert None in (status.delayed, status.retrying, status.in_flight), "it counts, and says that it cannot"
+                return
             case _:
                 return  # nothing that one could ask for: the feature's absence is all there is
         with pytest.raises(UnsupportedFeature):
             await refused
+
+    async def _peek(self) -> None:
+        subscription = await self.declare("refused")
+        await self.inspector.peek(subscription.topic, subscription.group)
 
     async def _settle_one(self, action: Action) -> None:
         subscription = await self.declare("refused")

@@ -14,7 +14,7 @@ from carteiro.topics import dlq_name
 
 @pytest.mark.asyncio
 class InspectionConformance:
-    @needs(Capability.INSPECT, Capability.DELAY, Capability.RETRY, Capability.DEAD_LETTERS)
+    @needs(Capability.INSPECT, Capability.COUNTS, Capability.DELAY, Capability.RETRY, Capability.DEAD_LETTERS)
     async def test_each_message_is_counted_where_it_stands(self, rig: Rig) -> None:
         orders = await rig.declare("orders")
         consumer = rig.broker.consume([orders])
@@ -36,7 +36,7 @@ class InspectionConformance:
         assert status.oldest is not None
         assert status.oldest >= 0
 
-    @needs(Capability.INSPECT)
+    @needs(Capability.INSPECT, Capability.COUNTS)
     async def test_an_idle_group_counts_nothing(self, rig: Rig) -> None:
         orders = await rig.declare("orders")
 
@@ -45,7 +45,7 @@ class InspectionConformance:
         assert (status.waiting, status.delayed, status.retrying, status.in_flight, status.dead) == (0, 0, 0, 0, 0)
         assert status.oldest is None
 
-    @needs(Capability.INSPECT)
+    @needs(Capability.INSPECT, Capability.COUNTS)
     async def test_a_message_whose_lease_ended_waits_again(self, rig: Rig) -> None:
         orders = await rig.declare("orders", lease=rig.lease)
         consumer = rig.broker.consume([orders])
@@ -68,7 +68,7 @@ class InspectionConformance:
 
         assert (status.waiting, status.delayed) == (2, 2)
 
-    @needs(Capability.INSPECT)
+    @needs(Capability.INSPECT, Capability.COUNTS)
     async def test_open_consumers_are_counted(self, rig: Rig) -> None:
         orders = await rig.declare("orders")
         first, second = rig.broker.consume([orders]), rig.broker.consume([orders])
@@ -81,7 +81,7 @@ class InspectionConformance:
 
         assert (await rig.status(orders)).consumers == 1
 
-    @needs(Capability.INSPECT)
+    @needs(Capability.INSPECT, Capability.PEEK)
     async def test_a_peek_claims_nothing(self, rig: Rig) -> None:
         orders = await rig.declare("orders")
         sent = await rig.publish("orders", b"1", b"2", b"3")

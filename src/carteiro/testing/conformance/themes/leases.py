@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from carteiro.message import Action, Delivery, Write
+from carteiro.message import Action, Delivery, Subscription, Write
 from carteiro.ports.broker import Consumer
 from carteiro.ports.features import Capability
 from carteiro.testing.conformance.rig import LONG, Rig, bodies, needs, outcome
@@ -43,6 +43,8 @@ class LeasesConformance:
 
     @pytest.mark.parametrize("action", list(Action))
     async def test_who_lost_its_lease_settles_nothing(self, rig: Rig, action: Action) -> None:
+        if action not in rig.actions:
+            pytest.skip(f"{rig.broker.features.backend} ends no delivery so")
         lapsed, again, first, second = await _lapse(rig)
         stock = await rig.declare("stock")
 
@@ -59,18 +61,17 @@ class LeasesConformance:
         assert not await second.renew([again])
 
     async def test_only_the_lost_of_a_batch_are_refused(self, rig: Rig) -> None:
-        lapsed, again, first, second = await _lapse(rig)
         other = await rig.declare("other")
-        consumer = rig.broker.consume([other])
+        lapsed, again, first, second = await _lapse(rig, other)
         await rig.publish("other", b"held")
-        held = await rig.one(consumer, other)
+        held = await rig.one(first, other)
 
         assert list(await first.settle([outcome(lapsed), outcome(held)])) == [lapsed]
 
-        assert await rig.until(consumer, other, "other") == [], "what was still held must be done"
+        assert await rig.until(first, other, "other") == [], "what was still held must be done"
         await rig.settle(second, again)
 
-    async def test_a_late_settle_holds_while_nobody_else_has_claimed(self, rig: Rig) -> None:
+    async def test_a_late_settle_holds_where_nobody_has_taken_the_message_back(self, rig: Rig) -> None:
         orders = await rig.declare("orders", lease=rig.lease)
         consumer = rig.broker.consume([orders])
         await rig.publish("orders", b"slow")
@@ -79,9 +80,13 @@ class LeasesConformance:
         if rig.broker.features[Capability.DELAY]:
             await rig.pause(2 * rig.lease)
 
-        await rig.settle(consumer, delivery)
+        lost = await consumer.settle([outcome(delivery)])
 
-        assert await rig.until(consumer, orders, "orders") == []
+        again = await rig.until(consumer, orders, "orders")
+        if lost:  # the broker takes a message back at the end of its lease, and not when the next one claims
+            assert [(one.message.body, one.message.attempt) for one in again] == [(b"slow", 2)]
+        else:
+            assert again == []
 
     async def test_a_delivery_is_settled_once(self, rig: Rig) -> None:
         orders = await rig.declare("orders")
@@ -90,7 +95,7 @@ class LeasesConformance:
         delivery = await rig.one(consumer, orders)
         await rig.settle(consumer, delivery)
 
-        for action in Action:
+        for action in rig.actions:
             assert list(await consumer.settle([outcome(delivery, action, error="twice")])) == [delivery]
         assert list(await consumer.renew([delivery])) == [delivery]
         assert await rig.until(consumer, orders, "orders") == []
@@ -141,10 +146,13 @@ class LeasesConformance:
         assert (await rig.store.get([key]))[key].value == b"in time"
 
 
-async def _lapse(rig: Rig) -> tuple[Delivery, Delivery, Consumer, Consumer]:
-    """A claim whose lease ended and the one after it, which still holds; and the consumers of both."""
+async def _lapse(rig: Rig, *beside: Subscription) -> tuple[Delivery, Delivery, Consumer, Consumer]:
+    """A claim whose lease ended and the one after it, which still holds; and the consumers of both.
+
+    The first one has the subscriptions `beside` too.
+    """
     orders = await rig.declare("orders", lease=rig.lease)
-    first = rig.broker.consume([orders])
+    first = rig.broker.consume([orders, *beside])
     await rig.publish("orders", b"order")
     lapsed = await rig.one(first, orders)
     longer = await rig.lease_longer(orders)

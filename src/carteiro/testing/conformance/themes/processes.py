@@ -175,10 +175,10 @@ async def _collect(rig: Rig, collector: Any, done: Subscription, count: int) -> 
 
 
 async def _until_all_done(rig: Rig, subscription: Subscription, *, dead: int) -> None:
-    """Until so many are dead and nothing of the group waits or is in flight."""
+    """Until so many are dead and nothing of the group waits or is in flight, as far as the broker tells."""
     while True:
         status = await rig.status(subscription)
-        counts = (status.waiting, status.delayed, status.retrying, status.in_flight, status.dead)
-        if counts == (0, 0, 0, 0, dead):
+        left = (status.waiting, status.delayed, status.retrying, status.in_flight)
+        if not any(left) and status.dead == dead:
             return
         await rig.now()

@@ -1,0 +1,7 @@
+"""`amqp://` and `amqps://`: a broker on RabbitMQ 3.10 and later."""
+
+from carteiro.backends.rabbitmq.backend import RabbitBackend, open_backend
+from carteiro.backends.rabbitmq.broker import RabbitBroker
+from carteiro.backends.rabbitmq.consumer import RabbitConsumer
+
+__all__ = ["RabbitBackend", "RabbitBroker", "RabbitConsumer", "open_backend"]

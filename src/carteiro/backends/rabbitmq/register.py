@@ -1,0 +1,145 @@
+"""Which groups there are: a list kept in the server, since AMQP tells nobody what queues it has.
+
+The list is one message in a queue of its own. To read it is to get the message and give it back; to change it, to get
+it, publish the new list, and ack the old one. Who has got it keeps others from it for that moment, so it is its own
+lock; a process that dies with it gives it back with its connection. Where two messages meet, because two processes made
+the first one at once or one died between publish and ack, the next one merges them.
+
+Only operators' tools and the names of dead letter queues go by this list: who gets a message the exchanges decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from carteiro.backends.rabbitmq import methods
+from carteiro.backends.rabbitmq.link import Channel, Content
+from carteiro.backends.rabbitmq.mishaps import NOT_FOUND, Refused
+from carteiro.backends.rabbitmq.topology import letters
+from carteiro.backends.rabbitmq.wire import publish_method, write_properties
+from carteiro.errors import BrokerUnavailable
+from carteiro.message import NO_HEADERS, Message, Subscription, new_id
+from carteiro.topics import matches
+
+if TYPE_CHECKING:
+    from carteiro.backends.rabbitmq.server import Server
+
+_LOOKS: Final = 40
+_BETWEEN_LOOKS: Final = 0.05
+"""Seconds. Whoever has the list has it for a few milliseconds, or is frozen: then it is made anew by those who live."""
+_FRESH: Final = 5.0
+"""Seconds for which a list that was read is good enough for a dead letter queue's name."""
+
+
+class Letters(msgspec.Struct, frozen=True, order=True):
+    """A dead letter queue, and a subscription with letters in it."""
+
+    queue: str
+    topic: str
+    group: str
+
+
+class Listing(msgspec.Struct, frozen=True):
+    """What the list says: subscriptions as (topic, group), and dead letter queues."""
+
+    groups: frozenset[tuple[str, str]] = frozenset()
+    letters: frozenset[Letters] = frozenset()
+
+    def groups_of(self, topic: str) -> int:
+        """How many durable groups get this topic."""
+        return len({group for pattern, group in self.groups if matches(pattern, topic)})
+
+
+_encode = msgspec.json.Encoder(order="deterministic").encode
+_decode = msgspec.json.Decoder(Listing).decode
+
+
+class Register:
+    """The list, as one process sees it."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._seen: Listing | None = None
+        self._seen_at = 0.0
+
+    async def read(self, *, fresh: bool = True) -> Listing:
+        """`fresh=False`: one of the last five seconds will do."""
+        now = self._server.clock.monotonic()
+        if fresh or self._seen is None or now - self._seen_at > _FRESH:
+            await self._change(lambda listing: listing)
+        assert self._seen is not None
+        return self._seen
+
+    async def add(self, subscriptions: Sequence[Subscription]) -> None:
+        groups = {(one.topic, one.group) for one in subscriptions}
+        if groups and not (self._seen is not None and groups <= self._seen.groups):
+            await self._change(lambda listing: msgspec.structs.replace(listing, groups=listing.groups | groups))
+
+    async def remove(self, subscription: Subscription) -> None:
+        gone = (subscription.topic, subscription.group)
+        await self._change(lambda listing: msgspec.structs.replace(listing, groups=listing.groups - {gone}))
+
+    async def note_letters(self, noted: Letters) -> None:
+        if self._seen is None or noted not in self._seen.letters:
+            await self._change(lambda listing: msgspec.structs.replace(listing, letters=listing.letters | {noted}))
+
+    async def make(self) -> None:
+        """See that there is a list."""
+        link = await self._server.link()
+        channel = await link.channel()
+        try:
+            await channel.call(methods.queue_declare(self._name, passive=True))
+        except Refused as error:
+            if error.code != NOT_FOUND:
+                raise
+            channel = await link.channel()
+            await channel.call(letters(self._name))
+            await self._put(channel, Listing())
+        finally:
+            await channel.close()
+
+    async def _change(self, changed: Callable[[Listing], Listing]) -> None:
+        channel = await (await self._server.link()).channel()
+        try:
+            listing, tags = await self._take(channel)
+            new = changed(listing)
+            if new != listing or len(tags) != 1:
+                await self._put(channel, new)
+                channel.write(b"".join(channel.ack(tag) for tag in tags))
+            self._seen, self._seen_at = new, self._server.clock.monotonic()
+        finally:
+            await channel.close()  # what was only read goes back with it
+
+    async def _take(self, channel: Channel) -> tuple[Listing, list[int]]:
+        """All that there is in the queue, as one list; and what to ack once there is a newer one."""
+        found: Content | None = await channel.call(methods.get(self._name))
+        looks = 1
+        while found is None and looks < _LOOKS:
+            await self._server.clock.sleep(_BETWEEN_LOOKS)
+            found = await channel.call(methods.get(self._name))
+            looks += 1
+        listing, tags = Listing(), []
+        while found is not None:
+            one = _decode(found[5])
+            listing = Listing(listing.groups | one.groups, listing.letters | one.letters)
+            tags.append(found[0])
+            found = await channel.call(methods.get(self._name))
+        return listing, tags
+
+    async def _put(self, channel: Channel, listing: Listing) -> None:
+        taken = channel.link.loop.create_future()
+        channel.on_confirm = lambda tag, multiple, ok: taken.set_result(ok)
+        channel.on_closed = lambda error: None if taken.done() else taken.set_exception(error)
+        await channel.call(methods.confirm_select())
+        message = Message(new_id(), self._name, b"", None, NO_HEADERS, self._name, self._server.clock.time())
+        method = publish_method("", self._name, mandatory=False)
+        channel.write(channel.frames(method, write_properties(message), _encode(listing)))
+        if not await taken:
+            raise BrokerUnavailable(f"`{channel.link.name}` did not take the list of groups")
+
+    @property
+    def _name(self) -> str:
+        return self._server.names.register
