@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
 from carteiro.backends.memory import open_backend
 from carteiro.errors import UnsupportedFeature
-from carteiro.message import Action, Delivery, Outcome, Outgoing, Retention, Subscription
-from carteiro.ports.broker import Backend, Check, Consumer
+from carteiro.message import Action, Delivery, Message, Outcome, Outgoing, Retention, Subscription
+from carteiro.ports.broker import Backend, Check, Consumer, GroupStatus
 from carteiro.ports.clock import SYSTEM_CLOCK
 from carteiro.ports.features import Capability, Features, Support
 from carteiro.testing.conformance import rig as kit
 from carteiro.testing.conformance.rig import Rig, needs
+from carteiro.testing.conformance.themes.leases import LeasesConformance
 
 CAPABILITIES = [
     one
@@ -69,6 +71,17 @@ class Plain:
 
 class Inspectable(Plain):
     """The same, with an inspector: what it is asked goes to the broker behind it."""
+
+    async def groups(self) -> Sequence[GroupStatus]:
+        statuses: Sequence[GroupStatus] = await self._inner.groups()  # type: ignore[attr-defined]
+        if Capability.COUNTS not in self._missing:
+            return statuses
+        return [msgspec.structs.replace(one, delayed=None, retrying=None, in_flight=None) for one in statuses]
+
+    async def peek(self, topic: str, group: str, limit: int = 10) -> Sequence[Message]:
+        self._refuse(Capability.PEEK, True)
+        messages: Sequence[Message] = await self._inner.peek(topic, group, limit)  # type: ignore[attr-defined]
+        return messages
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -143,4 +156,14 @@ async def test_what_is_unsupported_without_a_reason_fails(monkeypatch: pytest.Mo
 
     with pytest.raises(AssertionError, match="must say why"):
         await needing(Capability.DELAY)(None, rig)
+    await rig.close()
+
+
+@pytest.mark.parametrize("capability", [Capability.RETRY, Capability.DEAD_LETTERS])
+async def test_no_delivery_is_ended_in_a_way_that_the_backend_lacks(
+    monkeypatch: pytest.MonkeyPatch, capability: Capability
+) -> None:
+    rig = await rig_lacking(monkeypatch, capability)
+
+    await LeasesConformance().test_a_delivery_is_settled_once(rig)
     await rig.close()

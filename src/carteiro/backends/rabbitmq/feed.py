@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from carteiro.backends.rabbitmq import methods
-from carteiro.backends.rabbitmq.link import Channel, Content, Link
+from carteiro.backends.rabbitmq.channel import Channel, Content
+from carteiro.backends.rabbitmq.link import Link
 from carteiro.backends.rabbitmq.publishing import Parcel
 from carteiro.backends.rabbitmq.wire import ALSO_TO, Received, read_properties, to_message
 from carteiro.errors import BrokerError

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from carteiro.backends.rabbitmq import methods
-from carteiro.backends.rabbitmq.link import Channel, Content
+from carteiro.backends.rabbitmq.channel import Channel, Content
 from carteiro.backends.rabbitmq.mishaps import NOT_FOUND, Refused
 from carteiro.backends.rabbitmq.server import Server
 from carteiro.backends.rabbitmq.settling import DIED, LETTER, LETTER_GROUP, LETTER_QUEUE, LETTER_TOPIC, REASON

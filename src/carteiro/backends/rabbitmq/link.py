@@ -1,4 +1,4 @@
-"""One connection to the server: channels on it, calls that are pipelined, and what comes by itself.
+"""One connection to the server, and the channels on it.
 
 pamqp writes and reads the methods that are rare. What comes with every message (deliver, return, ack, nack, header and
 body) is read and written here, which is what the speed rests on (docs/decisions/0017). A link lives as long as its
@@ -15,190 +15,30 @@ import asyncio
 import contextlib
 import random
 import struct
-from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, cast
 
-from pamqp import base, commands, frame, header
+from pamqp import commands, frame, header
 from pamqp.exceptions import PAMQPException
 
 from carteiro.backends.rabbitmq import methods
 from carteiro.backends.rabbitmq.address import Address, Server
+from carteiro.backends.rabbitmq.channel import BODY, DELIVER, HEADER, METHOD, Channel, fail, nothing
 from carteiro.backends.rabbitmq.mishaps import explain, not_accepted
 from carteiro.errors import BrokerError, BrokerUnavailable
 
-_METHOD, _HEADER, _BODY, _HEARTBEAT = 1, 2, 3, 8
-_DELIVER, _RETURN, _GET_OK = 0x003C003C, 0x003C0032, 0x003C0047
-_ACK, _NACK, _CANCEL = 0x003C0050, 0x003C0078, 0x003C001E
 _BEAT: Final = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 _UNSENT: Final = 4 * 1024 * 1024
 """Bytes that may wait to be sent before publishers wait too."""
 _FRAME_MAX: Final = 131_072
 _CHANNELS: Final = 2047
 _ACCESS_REFUSED: Final = 403
+_DELIVER_HEAD: Final = DELIVER.to_bytes(4, "big")
+_SHORTEST: Final = 32
+"""Bytes that the header of a content has at least, with the head of its body after it."""
 
 _frame_head = struct.Struct(">BHI").unpack_from
-_method_of = struct.Struct(">I").unpack_from
 _tag_and_flag = struct.Struct(">QB").unpack_from
-_body_size = struct.Struct(">Q").unpack_from
-_pack_head = struct.Struct(">BHI").pack
-_pack_ack = struct.Struct(">BHIIQBB").pack
-
-Content = tuple[int, int, bytes, bytes, bytes, bytes]
-"""Tag, whether it was delivered before, exchange, routing key, properties, body: what a delivery or a get brings. Of
-what is returned the tag is AMQP's reason."""
-
-
-class Channel:
-    """One channel of a link. What comes by itself is given to the `on_…` of its owner."""
-
-    def __init__(self, link: Link, number: int) -> None:
-        self.link = link
-        self.number = number
-        self.inbox: list[Content] = []
-        """Deliveries that have come; the owner empties it."""
-        self.on_arrival: Callable[[], None] = _nothing
-        self.on_return: Callable[[Content], None] = _ignored
-        self.on_confirm: Callable[[int, bool, bool], None] = _ignored
-        """With the sequence number, whether it is for all up to it, and whether the server has taken them."""
-        self.on_cancel: Callable[[], None] = _nothing
-        """The server has ended the consumer: its queue is gone."""
-        self.on_closed: Callable[[BrokerError], None] = _ignored
-        self.error: BrokerError | None = None
-        """Why it is closed, once it is."""
-        self._waiting: deque[asyncio.Future[Any]] = deque()
-        # What is being received: which method, with what, and its content so far.
-        self._method = 0
-        self._fields: tuple[int, int, bytes, bytes] = (0, 0, b"", b"")
-        self._properties = b""
-        self._left = 0
-        self._parts: list[bytes] = []
-
-    def ask(self, method: bytes) -> asyncio.Future[Any]:
-        """The answer to come: a method, or for a Get what it got, or None. Answers come in the order asked."""
-        answer = self.link.loop.create_future()
-        if self.error is not None:
-            answer.set_exception(self.error)
-        else:
-            self._waiting.append(answer)
-            self.say(method)
-        return answer
-
-    async def call(self, method: bytes) -> Any:
-        """Raises BrokerUnavailable where the link is lost or no answer comes, Refused where the server says no."""
-        answer = self.ask(method)
-        try:
-            async with asyncio.timeout(self.link.address.timeout):
-                return await answer
-        except TimeoutError:
-            self.link.abort(f"no answer within {self.link.address.timeout:g} s")
-            raise self.link.loss from None
-
-    def say(self, method: bytes) -> None:
-        """A method that has no answer."""
-        self.write(_pack_head(_METHOD, self.number, len(method)) + method + b"\xce")
-
-    def write(self, frames: bytes) -> None:
-        if self.error is None:
-            self.link.write(frames)
-
-    def ack(self, tag: int, *, multiple: bool = False) -> bytes:
-        """The frame."""
-        return _pack_ack(_METHOD, self.number, 13, _ACK, tag, multiple, 0xCE)
-
-    def give_back(self, tag: int) -> bytes:
-        """The frame that makes the server deliver it again, to whom it likes; for a quorum queue that is an attempt."""
-        return _pack_ack(_METHOD, self.number, 13, _NACK, tag, 0b10, 0xCE)
-
-    def frames(self, method: bytes, properties: bytes, body: bytes) -> bytes:
-        """A method with content. `method` is its payload, `properties` flags and values."""
-        number, size = self.number, len(body)
-        head = [
-            _pack_head(_METHOD, number, len(method)), method, b"\xce",
-            _pack_head(_HEADER, number, 12 + len(properties)), b"\x00\x3c\x00\x00", size.to_bytes(8, "big"), properties,
-            b"\xce",
-        ]  # fmt: skip
-        room = self.link.frame_max - 8
-        for start in range(0, size, room):
-            part = body[start : start + room]
-            head += (_pack_head(_BODY, number, len(part)), part, b"\xce")
-        return b"".join(head)
-
-    async def close(self) -> None:
-        if self.error is None:
-            with contextlib.suppress(BrokerError):
-                await self.call(methods.channel_close())
-        self.end(BrokerUnavailable("the channel is closed"))
-
-    def retire(self) -> None:
-        """Close it without waiting for that; its number is free again once the server has agreed."""
-        if self.error is None:
-            self.on_arrival, self.on_closed = _nothing, _ignored
-            self.say(methods.channel_close())
-            self._end(BrokerUnavailable("the channel is closed"))
-
-    def end(self, error: BrokerError) -> None:
-        """It is closed, by whomever: what waits for an answer fails."""
-        if self.error is None:
-            self.link.forget(self)
-            self._end(error)
-
-    def _end(self, error: BrokerError) -> None:
-        self.error = error
-        while self._waiting:
-            _fail(self._waiting.popleft(), error)
-        self.on_closed(error)
-
-    # -- what comes ------------------------------------------------------------------------------------------------
-
-    def begin(self, method: int, fields: tuple[int, int, bytes, bytes]) -> None:
-        """A method whose content follows."""
-        self._method, self._fields = method, fields
-
-    def take_header(self, properties: bytes, size: int) -> None:
-        self._properties, self._left = properties, size
-        if not size:
-            self._complete(b"")
-
-    def take_body(self, part: bytes) -> None:
-        self._left -= len(part)
-        if self._left:
-            self._parts.append(part)
-        elif self._parts:
-            self._parts.append(part)
-            whole = b"".join(self._parts)
-            self._parts = []
-            self._complete(whole)
-        else:
-            self._complete(part)
-
-    def _complete(self, body: bytes) -> None:
-        content = (*self._fields, self._properties, body)
-        if self._method == _DELIVER:
-            if not self.inbox:
-                self.link.touched.append(self)
-            self.inbox.append(content)
-        elif self._method == _GET_OK:
-            self._answer(content)
-        else:
-            self.on_return(content)
-
-    def take_method(self, method: base.Frame) -> None:
-        """Of the rare kind."""
-        if isinstance(method, commands.Channel.Close):
-            self.say(methods.channel_close_ok())
-            self.end(explain(method.reply_code or 0, method.reply_text, self.link.name))
-        elif isinstance(method, commands.Channel.Flow):
-            self.say(methods.flow_ok(bool(method.active)))
-        elif self.error is not None:
-            self.link.forget(self)  # it was retired, and this is the answer to that
-        else:
-            self._answer(None if isinstance(method, commands.Basic.GetEmpty) else method)
-
-    def _answer(self, value: object) -> None:
-        answer = self._waiting.popleft()
-        if not answer.done():
-            answer.set_result(value)
 
 
 class Link(asyncio.Protocol):
@@ -212,9 +52,9 @@ class Link(asyncio.Protocol):
         """The server's."""
         self.blocked: str | None = None
         """Why the server takes nothing that is published now, while that is so."""
-        self.on_blocked: Callable[[], None] = _nothing
+        self.on_blocked: Callable[[], None] = nothing
         """Called when `blocked` changes."""
-        self.on_lost: Callable[[], None] = _nothing
+        self.on_lost: Callable[[], None] = nothing
         self.heard = 0.0
         """When something last came: loop time."""
         self.touched: list[Channel] = []
@@ -328,7 +168,7 @@ class Link(asyncio.Protocol):
         if self._beat is not None:
             self._beat.cancel()
         self.writable.set()
-        _fail(self._opening, error)
+        fail(self._opening, error)
         for channel in list(self._channels.values()):
             channel.end(error)
         self.on_lost()
@@ -361,65 +201,58 @@ class Link(asyncio.Protocol):
         self.heard = self.loop.time()
         if self._tail:
             data = self._tail + data
-        at, end = 0, len(data)
         try:
-            while end - at >= 8:
-                kind, number, size = _frame_head(data, at)
-                stop = at + 7 + size
-                if stop >= end:
-                    break
-                if data[stop] != 0xCE:
-                    raise ValueError("a frame that does not end")
-                self._take(kind, number, data, at + 7, stop)
-                at = stop + 1
-        except (PAMQPException, ValueError, KeyError, IndexError, struct.error) as error:
+            self._tail = self._take(data)
+        except (PAMQPException, ValueError, LookupError, struct.error) as error:
             self.abort(f"it does not speak AMQP 0-9-1 ({error!r})")
             return
-        self._tail = data[at:]
         while self.touched:
             self.touched.pop().on_arrival()
 
-    def _take(self, kind: int, number: int, data: bytes, at: int, stop: int) -> None:
-        """One frame; its payload is data[at:stop]."""
-        if kind == _BODY:
-            if (channel := self._channels.get(number)) is not None:
-                channel.take_body(data[at:stop])
-        elif kind == _HEADER:
-            if (channel := self._channels.get(number)) is not None:
-                channel.take_header(data[at + 12 : stop], _body_size(data, at + 4)[0])
-        elif kind == _METHOD:
-            method = _method_of(data, at)[0]
-            at += 4
-            if number == 0:
-                self._take_own(frame.unmarshal(data[at - 11 : stop + 1])[2])
-                return
+    def _take(self, data: bytes) -> bytes:
+        """All frames that are whole; returns the rest. A short delivery, three frames, is one step: most are."""
+        at, end = 0, len(data)
+        while end - at >= 8:
+            kind, number, size = _frame_head(data, at)
+            stop = at + 7 + size
+            if stop >= end:
+                break
+            if data[stop] != 0xCE:
+                raise ValueError("a frame that does not end")
             channel = self._channels.get(number)
             if channel is None:
-                return
-            if method == _DELIVER:
-                at += 1 + data[at]  # the consumer's tag: a channel has one consumer
-                tag, again = _tag_and_flag(data, at)
-                at += 9
-                middle = at + 1 + data[at]
-                channel.begin(method, (tag, again, data[at + 1 : middle], data[middle + 1 : middle + 1 + data[middle]]))
-            elif method in (_ACK, _NACK):
-                tag, flags = _tag_and_flag(data, at)
-                channel.on_confirm(tag, bool(flags & 1), method == _ACK)
-            elif method == _GET_OK:
-                tag, again = _tag_and_flag(data, at)
-                at += 9
-                middle = at + 1 + data[at]
-                channel.begin(method, (tag, again, data[at + 1 : middle], data[middle + 1 : middle + 1 + data[middle]]))
-            elif method == _RETURN:
-                code = int.from_bytes(data[at : at + 2], "big")
-                at += 2
-                at += 1 + data[at]  # the reason in words
-                middle = at + 1 + data[at]
-                channel.begin(method, (code, 0, data[at + 1 : middle], data[middle + 1 : middle + 1 + data[middle]]))
-            elif method == _CANCEL:
-                channel.on_cancel()
+                if number == 0 and kind == METHOD:
+                    self._take_own(frame.unmarshal(data[at : stop + 1])[2])
+            elif kind == METHOD and data.startswith(_DELIVER_HEAD, at + 7) and end - stop > _SHORTEST:
+                head = stop + 1
+                kinds = _frame_head(data, head)
+                properties = head + 7 + kinds[2]
+                length = int.from_bytes(data[head + 15 : head + 19], "big")
+                body = properties + 1
+                whole = body + 7 + length
+                if (
+                    whole < end
+                    and length
+                    and kinds[:2] == (HEADER, number)
+                    and _frame_head(data, body) == (BODY, number, length)
+                ):
+                    place = at + 12 + data[at + 11]
+                    tag, again = _tag_and_flag(data, place)
+                    place += 9
+                    key = place + 1 + data[place]
+                    channel.deliver(
+                        (
+                            tag, again, data[place + 1 : key], data[key + 1 : key + 1 + data[key]],
+                            data[head + 19 : properties], data[body + 7 : whole],
+                        )
+                    )  # fmt: skip
+                    stop = whole
+                else:
+                    channel.take(kind, data, at + 7, stop)
             else:
-                channel.take_method(cast(base.Frame, frame.unmarshal(data[at - 11 : stop + 1])[2]))
+                channel.take(kind, data, at + 7, stop)
+            at = stop + 1
+        return data[at:]
 
     # -- channel 0 -------------------------------------------------------------------------------------------------
 
@@ -487,15 +320,3 @@ class Link(asyncio.Protocol):
             self.write(_BEAT)
         self._beat_due = now + every
         self._beat = self.loop.call_later(every, self._listen)
-
-
-def _fail(future: asyncio.Future[Any], error: BrokerError) -> None:
-    if not future.done():
-        future.set_exception(error)
-        future.exception()  # it may be that nobody waits for it any more
-
-
-def _nothing() -> None: ...
-
-
-def _ignored(*_: object) -> None: ...

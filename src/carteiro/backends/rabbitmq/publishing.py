@@ -14,7 +14,8 @@ from typing import Final
 import msgspec
 
 from carteiro.backends.rabbitmq import methods
-from carteiro.backends.rabbitmq.link import Channel, Content, Link
+from carteiro.backends.rabbitmq.channel import Channel, Content
+from carteiro.backends.rabbitmq.link import Link
 from carteiro.backends.rabbitmq.mishaps import NOT_FOUND, Refused
 from carteiro.backends.rabbitmq.server import Server
 from carteiro.backends.rabbitmq.wire import publish_method, read_properties

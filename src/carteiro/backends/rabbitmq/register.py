@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from carteiro.backends.rabbitmq import methods
-from carteiro.backends.rabbitmq.link import Channel, Content
+from carteiro.backends.rabbitmq.channel import Channel, Content
 from carteiro.backends.rabbitmq.mishaps import NOT_FOUND, Refused
 from carteiro.backends.rabbitmq.topology import letters
 from carteiro.backends.rabbitmq.wire import publish_method, write_properties

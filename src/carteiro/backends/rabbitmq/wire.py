@@ -42,6 +42,7 @@ _THEIRS: Final = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-", "
 """What the server adds on the way, and no publisher said."""
 
 _HEADERS, _MODE, _PRIORITY, _CORRELATION, _ID, _TIMESTAMP = 1 << 13, 1 << 12, 1 << 11, 1 << 10, 1 << 7, 1 << 6
+_PLAIN: Final = (_HEADERS | _MODE | _CORRELATION | _ID | _TIMESTAMP).to_bytes(2, "big")
 _DURABLE: Final = b"\x02"
 _LONGEST: Final = 255
 """Bytes of a short string."""
@@ -202,10 +203,19 @@ def _shortened(failures: tuple[Failure, ...]) -> str:
 
 
 def read_properties(data: bytes) -> Received:
-    """Of any client's message."""
-    flags, at = _flags(data)[0], 2
+    """Of any client's message; what we write for most of ours is read in a few steps."""
     headers: dict[str, str] = {}
     own: dict[str, Any] = {}
+    if data.startswith(_PLAIN) and data.startswith(_published_head, 6):
+        stop = 6 + _size(data, 2)[0]
+        at = 6 + len(_published_head)
+        own[PUBLISHED] = _double(data, at)[0]
+        if at + 8 < stop:
+            _read_table(data, at + 8, stop, headers, own)
+        end = stop + 2 + data[stop + 1]  # past the mode
+        after = end + 1 + data[end]
+        return Received(data[end + 1 : after].decode(), data[stop + 2 : end].decode(), 0, headers or NO_HEADERS, own)
+    flags, at = _flags(data)[0], 2
     id = correlation_id = None
     timestamp = 0
     bit = 1 << 15
