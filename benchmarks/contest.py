@@ -11,7 +11,8 @@ def work(contestant: Contestant, url: str, *, workers: int = 1, every: int = 1) 
     """So many worker processes, each of which tells its count at `every` messages."""
     name, *options = contestant.worker
     command = [program(contestant, name), *options]
-    return Running(*[command] * workers, environment={**_broker(url), "BENCH_EVERY": str(every)})
+    environment = {**_broker(url), **contestant.settings, "BENCH_EVERY": str(every)}
+    return Running(*[command] * workers, environment=environment)
 
 
 def publish(contestant: Contestant, url: str, mode: str, count: int, *, filling: bool = False) -> Report:

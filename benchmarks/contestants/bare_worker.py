@@ -89,6 +89,10 @@ async def main(mode: str, url: str) -> None:
         from benchmarks.contestants.bare_redis import BareRedis
 
         bare, others = BareRedis(url), [BareRedis(url, STAMPS)]
+    elif url.startswith("amqp://"):
+        from benchmarks.contestants.bare_rabbitmq import BareRabbitMQ
+
+        bare, others = BareRabbitMQ(url), [BareRabbitMQ(url, STAMPS)]
     else:
         from benchmarks.contestants.bare_sqlite import BareFile
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from benchmarks.bench import Bench, Figure, Result
+from benchmarks.bench import Bench, Figure, Result, ratio
 from benchmarks.contest import stamp, work
 from benchmarks.contestants.publishing import RATE
 from benchmarks.systems.base import Contestant, Role
@@ -35,9 +35,21 @@ def measure(bench: Bench) -> Result:
         [
             Figure("p50", ours[50], "ms", at_most=bench.system.bounds.p50),
             Figure("p99", ours[99], "ms", at_most=bench.system.bounds.p99),
+            *_against_peers(bench, {name: [one[50] for one in some] for name, some in found.items()}),
         ],
         {name: [{"p50": one[50], "p99": one[99]} for one in some] for name, some in found.items()},
     )
+
+
+def _against_peers(bench: Bench, p50s: Mapping[str, Sequence[float]]) -> list[Figure]:
+    """Ours against the best peer of each round; nothing where no peer takes part."""
+    theirs = {name: some for name, some in p50s.items() if name in bench.peers()}
+    if not theirs:
+        return []
+    name = min(theirs, key=lambda name: statistics.median(theirs[name]))
+    least = [min(values) for values in zip(*theirs.values(), strict=True)]
+    ours = ratio(p50s[bench.one(Role.OURS).name], least)
+    return [Figure(f"p50, carteiro / best peer ({name})", ours, at_most=bench.system.bounds.p50_over_peer)]
 
 
 def _percentile(delays: Sequence[float], rank: int) -> float:

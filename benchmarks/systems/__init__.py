@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from benchmarks.systems.base import System
+from benchmarks.systems.rabbitmq import RabbitMQ
 from benchmarks.systems.redis import Redis
 from benchmarks.systems.sqlite import SQLite
 
-SYSTEMS: Mapping[str, Callable[[], System]] = {"sqlite": SQLite, "redis": Redis}
+SYSTEMS: Mapping[str, Callable[[], System]] = {"sqlite": SQLite, "redis": Redis, "rabbitmq": RabbitMQ}

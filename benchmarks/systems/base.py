@@ -24,7 +24,7 @@ class Contestant(msgspec.Struct, frozen=True):
     `handles` and `publishes` (by mode, see `contestants/publishing.py`) are a second's worth, roughly: what each is
     given to do is a multiple of it, so that nobody takes longer than another. Modes without one are not measured.
     `requires` are the packages of an environment of its own; who has none runs with this interpreter. `waits` is
-    whether a worker goes on when there is nothing to do.
+    whether a worker goes on when there is nothing to do. `settings` are variables that its worker finds.
     """
 
     name: str
@@ -35,18 +35,24 @@ class Contestant(msgspec.Struct, frozen=True):
     publishes: Mapping[str, int]
     requires: Sequence[str] = ()
     waits: bool = True
+    settings: Mapping[str, str] = {}
 
 
 class Bounds(msgspec.Struct, frozen=True):
-    """DESIGN's figures: ratios, milliseconds and megabytes."""
+    """DESIGN's figures: ratios, milliseconds and megabytes. `p50_over_peer` is against the best peer's median.
+
+    `backlog` is how many messages wait in a long backlog.
+    """
 
     handled_over_peer: float = 10
     handled_over_bare: float = 0.5
     one_over_bare: float = 0.8
-    bulk_over_peer: float = 10
+    bulk_over_peer: float | None = 10
     p50: float | None = None
     p99: float | None = None
+    p50_over_peer: float | None = None
     memory: float | None = None
+    backlog: int = 1_000_000
 
 
 class System(Protocol):
@@ -94,3 +100,16 @@ def huey(handles: int, publishes: Mapping[str, int]) -> Contestant:
     """Quiet: no line for a task."""
     command = ("huey_consumer", "benchmarks.contestants.huey_app.huey", "-q")
     return Contestant("Huey", "huey_app", command, Role.PEER, handles, publishes)
+
+
+def peer(
+    name: str, command: str, handles: int, one: int, many: int, *requires: str, module: str = "", **settings: str
+) -> Contestant:
+    """`handles`, `one` by one and in bulk (`many`) are what it does in a second, roughly.
+
+    Without `module` it is named for the peer. `{module}` in the command is its full name.
+    """
+    module = module or f"{name.lower()}_app"
+    worker = command.format(module=f"benchmarks.contestants.{module}").split()
+    publishes = {"one": one, "many": many}
+    return Contestant(name, module, worker, Role.PEER, handles, publishes, requires, settings=settings)

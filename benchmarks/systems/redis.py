@@ -13,7 +13,7 @@ from importlib.metadata import version
 import redis
 
 from benchmarks.processes import Failed
-from benchmarks.systems.base import Bounds, Contestant, Role, carteiro, huey
+from benchmarks.systems.base import Bounds, Contestant, Role, carteiro, huey, peer
 
 SETTINGS = {
     "appendonly": "yes",
@@ -28,13 +28,6 @@ PATIENCE = 20.0
 """Seconds for the server to do what it is asked."""
 
 
-def _peer(name: str, command: str, handles: int, one: int, many: int, *requires: str) -> Contestant:
-    """`handles`, `one` by one and in bulk (`many`) are what it does in a second, roughly."""
-    module = f"{name.lower()}_app"
-    worker = command.format(module=f"benchmarks.contestants.{module}").split()
-    return Contestant(name, module, worker, Role.PEER, handles, {"one": one, "many": many}, requires)
-
-
 class Redis:
     title = "Redis"
     place = "The server is one thread, which all workers share."
@@ -46,21 +39,21 @@ class Redis:
             {"one": 8_000, "concurrent": 8_000, "many": 120_000},
         ),
         Contestant("its calls alone", "bare_redis", (*BARE, "calls"), Role.CALLS, 80_000, {}),
-        _peer("FastStream", "faststream run {module}:app", 3_000, 5_000, 20_000, "faststream[redis,cli]==0.7.8"),
-        _peer(
-            "Taskiq", "taskiq worker {module}:redis --workers 1 --log-level WARNING", 2_500, 2_500, 2_500,
-            "taskiq==0.13.0", "taskiq-redis==1.2.4",
+        peer("FastStream", "faststream run {module}:app", 3_000, 5_000, 20_000, "faststream[redis,cli]==0.7.8"),
+        peer(
+            "Taskiq", "taskiq worker {module}:queue --workers 1 --log-level WARNING", 2_500, 2_500, 2_500,
+            "taskiq==0.13.0", "taskiq-aio-pika==0.6.1", "taskiq-redis==1.2.4",
         ),
         huey(3_000, {"one": 6_500, "many": 6_500}),
-        _peer("Dramatiq", "dramatiq {module} -p 1 -t 16", 2_500, 3_500, 4_000, "dramatiq[redis]==2.2.1"),
-        _peer("SAQ", "saq {module}.settings --quiet", 1_200, 3_000, 5_000, "saq[redis,hiredis]==0.26.4"),
-        _peer(
+        peer("Dramatiq", "dramatiq {module} -p 1 -t 16", 2_500, 3_500, 4_000, "dramatiq[rabbitmq,redis]==2.2.1"),
+        peer("SAQ", "saq {module}.settings --quiet", 1_200, 3_000, 5_000, "saq[redis,hiredis]==0.26.4"),
+        peer(
             "Celery", "celery -A {module} worker -P threads -c 1 --loglevel WARNING --without-gossip --without-mingle",
             700, 1_000, 1_000, "celery[redis]==5.7.0",
         ),
-        _peer("ARQ", "arq {module}.WorkerSettings", 1_100, 3_200, 3_500, "arq==0.28.0"),
-        _peer("streaQ", "streaq run {module}:worker", 700, 2_000, 8_000, "streaq==7.2.0"),
-        _peer("RQ", "python -m {module}", 250, 2_000, 6_000, "rq==3.0.0"),
+        peer("ARQ", "arq {module}.WorkerSettings", 1_100, 3_200, 3_500, "arq==0.28.0"),
+        peer("streaQ", "streaq run {module}:worker", 700, 2_000, 8_000, "streaq==7.2.0"),
+        peer("RQ", "python -m {module}", 250, 2_000, 6_000, "rq==3.0.0"),
     )  # fmt: skip
     bounds = Bounds(p50=0.5, p99=2, memory=60)
 

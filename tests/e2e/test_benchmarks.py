@@ -16,10 +16,10 @@ from benchmarks.bench import Figure, Result
 ROOT = Path(__file__).parents[2]
 
 
-def run(system: str, tmp_path: Path, *options: str) -> Any:
-    """The figures of a quick run with Huey, which needs no environment of its own."""
+def run(system: str, tmp_path: Path, *options: str, peer: str = "Huey") -> Any:
+    """The figures of a quick run with one peer. Huey needs no environment of its own."""
     out = tmp_path / "out.json"
-    command = [sys.executable, "-m", "benchmarks", "--system", system, "--quick", "--peers", "Huey", "--json", str(out)]
+    command = [sys.executable, "-m", "benchmarks", "--system", system, "--quick", "--peers", peer, "--json", str(out)]
     done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(out.read_text())[system]
@@ -39,6 +39,14 @@ def test_the_same_contestants_are_measured_on_redis(tmp_path: Path) -> None:
     assert measured["handled"]["figures"]["carteiro / best peer (Huey)"] > 0
     assert measured["handled"]["figures"]["carteiro / bare loop"] > 0
     assert set(measured["latency"]["rounds"]) == {"carteiro", "bare loop", "Huey"}
+
+
+@pytest.mark.slow
+@pytest.mark.needs("rabbitmq")
+def test_carteiro_and_the_bare_loop_are_measured_on_rabbitmq(tmp_path: Path) -> None:
+    measured = run("rabbitmq", tmp_path, "--only", "handled,latency", "--installed", peer="FastStream")
+    assert measured["handled"]["figures"]["carteiro / bare loop"] > 0
+    assert {"carteiro", "bare loop"} <= set(measured["latency"]["rounds"])
 
 
 def test_results_replace_what_stood_between_the_markers_of_their_system(
