@@ -21,7 +21,7 @@ from time import perf_counter
 from rich.console import Console
 
 from carteiro import Carteiro, CarteiroError
-from carteiro.app import EMBEDDED
+from carteiro.brokers import EMBEDDED
 from carteiro.message import DeadLetter
 from carteiro.ports.broker import GroupStatus, Inspector
 from examples.shop.audit import Account, Line, draw_up, ends_in_dead_letters, ends_in_the_books

@@ -63,7 +63,7 @@ def faults(account: Account) -> Iterator[str]:
 def bystander(status: GroupStatus) -> str:
     return (
         f"the {status.group} was down all the while and held up nobody: "
-        f"{status.dead} dead letters, {status.waiting + status.retrying + status.in_flight} still to fail"
+        f"{status.dead} dead letters, {status.left} still to fail"
     )
 
 

@@ -7,6 +7,7 @@ from carteiro.errors import (
     BrokerError,
     BrokerUnavailable,
     CarteiroError,
+    CircuitOpen,
     ConfigurationError,
     HandlerFailed,
     HandlerTimeout,
@@ -29,7 +30,9 @@ from carteiro.handlers.injected import Emit, Logger
 from carteiro.handlers.markers import Body, Depends, Header, Path, Topic
 from carteiro.message import Message, Outgoing
 from carteiro.policies.batch import Batch
+from carteiro.policies.breaker import Breaker
 from carteiro.policies.idempotency import Idempotency
+from carteiro.policies.reprocess import Reprocess
 from carteiro.policies.retry import Retry, constant, exponential
 from carteiro.router import Router
 
@@ -39,11 +42,13 @@ __all__ = [
     "Batch",
     "BatchFailed",
     "Body",
+    "Breaker",
     "BrokerCorrupted",
     "BrokerError",
     "BrokerUnavailable",
     "Carteiro",
     "CarteiroError",
+    "CircuitOpen",
     "ConfigurationError",
     "Depends",
     "Emit",
@@ -61,6 +66,7 @@ __all__ = [
     "Outgoing",
     "Path",
     "Reject",
+    "Reprocess",
     "RequestFailed",
     "RequestTimeout",
     "Retry",

@@ -6,54 +6,60 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
 
-from carteiro.building import Builder, Defaults, Overrides, check_emits, check_features, subscriptions
-from carteiro.connection import Connection
-from carteiro.current import current
+import msgspec
+
+from carteiro.brokers import DEFAULT, EMBEDDED, Brokers
+from carteiro.building import Builder, Defaults, Overrides, check_emits, check_features, needs_store, subscriptions
+from carteiro.config.queues import Queues
+from carteiro.connection import Connection, Connections, stores
 from carteiro.durations import Duration, seconds
-from carteiro.engine.composing import check_text, compose, described
+from carteiro.engine.crew import Crew
 from carteiro.engine.deadlines import Deadlines
 from carteiro.engine.endings import Surroundings
-from carteiro.engine.routes import ConsumeMiddleware, PublishMiddleware
+from carteiro.engine.idle import IdleCrew
+from carteiro.engine.routes import ConsumeMiddleware, PublishMiddleware, Route
 from carteiro.engine.worker import Worker
-from carteiro.errors import ConfigurationError, NotConnected
-from carteiro.handlers.codecs import Codec, decoder, encode
+from carteiro.errors import ConfigurationError
+from carteiro.handlers.codecs import Codec
 from carteiro.handlers.signature import describe
-from carteiro.message import CONTENT_TYPE, EXPIRES_AT, NO_HEADERS, TYPE, Native, Outgoing, Subscription, new_id
+from carteiro.message import Retention, Subscription, new_id
+from carteiro.policies.breaker import DEFAULT_BREAKER, Breaker
 from carteiro.policies.retry import Retry
 from carteiro.ports.broker import Backend
 from carteiro.ports.clock import SYSTEM_CLOCK, Clock
-from carteiro.ports.native import named
 from carteiro.ports.registry import open_backend
-from carteiro.router import Router, Subscriber
-from carteiro.sync import SyncBridge
+from carteiro.ports.store import Store
+from carteiro.publishing import Publishing
+from carteiro.queues import closed, filled, not_consumed
+from carteiro.router import Subscriber
 from carteiro.topics import matches
 
 log = logging.getLogger("carteiro.app")
 
-T = TypeVar("T")
 PM = TypeVar("PM", bound=PublishMiddleware)
 CM = TypeVar("CM", bound=ConsumeMiddleware)
 
-BROKER_VARIABLE = "CARTEIRO_BROKER"
-EMBEDDED = "sqlite:///carteiro.db"
 
-
-class Carteiro(Router):
-    """One service: its handlers, its broker, its worker.
+class Carteiro(Publishing):
+    """One service: its handlers, its brokers, its workers.
 
     `name` is the default group of its subscribers. `broker` is a URL; by default the environment variable
-    CARTEIRO_BROKER, or else the embedded broker in `./carteiro.db`. `retry` and `lease` (the time after which the
-    messages of a worker that says nothing go to others) hold for subscribers that have none of their own. `dedupe` is
-    the window in which a message id that the publisher chose is taken once. `grace` is how long handlers may go on when
-    the app stops; `publish_timeout` how long a publish waits for a broker that is away. Times are seconds, timedeltas
-    or text such as `"30s"`. `store` is a URL, for brokers that keep no state of their own. `codec` is how bodies are
-    written: `"json"` or `"msgpack"`; both are read. `lifespan`, an async context manager that takes the app, holds what
-    the handlers need while they run, such as a pool of connections.
+    CARTEIRO_BROKER, or else the embedded broker in `./carteiro.db`. `brokers` is in its place where there are several:
+    URLs by name, `"default"` among them. `retry` and `lease` (the time after which the messages of a worker that says
+    nothing go to others) hold for subscribers that have none of their own. `dedupe` is the window in which a message id
+    that the publisher chose is taken once. `grace` is how long handlers may go on when the app stops; `publish_timeout`
+    how long a publish waits for a broker that is away, which the `breaker` cuts short (None leaves it out); `outbox`
+    keeps what is published meanwhile in a file, by default `./NAME-outbox.db`, and forwards it when the broker is back.
+    Times are seconds, timedeltas or text such as `"30s"`. `store` is the URL of what keeps state for all handlers, in
+    place of the brokers' own stores; a broker that has none uses that of another of the app's, or else the embedded
+    one. `codec` is how bodies are written: `"json"` or `"msgpack"`; both are read. `lifespan`, an async context manager
+    that takes the app, holds what the handlers need while they run, such as a pool of connections.
     """
 
     def __init__(
@@ -61,12 +67,15 @@ class Carteiro(Router):
         name: str,
         broker: str | Backend | None = None,
         *,
+        brokers: Mapping[str, str | Backend] | None = None,
         store: str | None = None,
         retry: Retry | None = None,
         lease: Duration = 30.0,
         dedupe: Duration = "2m",
         grace: Duration = 30.0,
         publish_timeout: Duration = 30.0,
+        breaker: Breaker | None = DEFAULT_BREAKER,
+        outbox: bool | str | os.PathLike[str] = False,
         codec: Codec = "json",
         middleware: Sequence[ConsumeMiddleware] = (),
         publish_middleware: Sequence[PublishMiddleware] = (),
@@ -77,33 +86,58 @@ class Carteiro(Router):
             raise ConfigurationError(f"an app needs a name without spaces, not {name!r}: it is its default group")
         if codec not in ("json", "msgpack"):
             raise ConfigurationError(f'codec="{codec}": it is "json" or "msgpack"')
-        super().__init__()
-        self.name = name
-        self.clock = clock
+        super().__init__(
+            name,
+            Brokers.of(name, broker, brokers),
+            clock=clock,
+            codec=codec,
+            dedupe=seconds(dedupe),
+            connect=self._connect,
+        )
         self.overrides: dict[Callable[..., Any], Callable[..., Any]] = {}
         """Dependencies to use in place of others, in tests: `app.overrides[session] = fake_session`."""
-        self._broker = broker
         self._store = store
         self._retry = retry or Retry()
         self._lease = seconds(lease)
-        self._dedupe = seconds(dedupe)
         self._grace = seconds(grace)
         self._publish_timeout = seconds(publish_timeout)
-        self._codec: Codec = codec
+        self._breaker = breaker
+        self._outbox: str | None = None
+        if outbox:
+            self._outbox = f"{quote(name, safe='')}-outbox.db" if outbox is True else os.fspath(outbox)
         self._consume_middleware = list(middleware)
         self._publish_middleware = list(publish_middleware)
         self._resources = lifespan or (lambda app: contextlib.nullcontext())
-        self._connection: Connection | None = None
         self._users = 0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._opening: asyncio.Task[Connection] | None = None
+        self._opening: asyncio.Task[Connections] | None = None
         self._instance = os.getpid(), new_id()
-        self._worker: Worker | None = None
+        self._crew: Crew | None = None
         self._stop_asked = False
         self._awaiting_ready: list[asyncio.Future[None]] = []
-        self._sync = SyncBridge(self._connect)
+        self._queues: Queues | None = None
         if self._lease <= 0:
             raise ConfigurationError("lease= must be over 0 seconds")
+
+    @classmethod
+    def from_config(cls, path: str | os.PathLike[str], name: str | None = None, **options: Any) -> Self:
+        """The app whose queues and brokers a file such as `queues.yaml` names; needs `carteiro[config]`.
+
+        `name` is by default the file's `app:`, or else the file's own name without its suffix. `options` are those of
+        the class. What a decorator leaves open the file says. Raises ConfigurationError that lists all that is wrong
+        with the file, each with its line and the way out.
+        """
+        from carteiro.config.loading import load
+
+        queues = load(path)
+        app = cls(
+            name or queues.app or Path(path).stem, **{"brokers": queues.brokers, "store": queues.store, **options}
+        )
+        app._queues, app._closed = queues, closed(queues)
+        for queue in queues.queues.values():
+            if queue.broker != DEFAULT:
+                app.topic(queue.name, broker=queue.broker)
+        return app
 
     # -- middleware ------------------------------------------------------------------------------------------------
 
@@ -117,159 +151,6 @@ class Carteiro(Router):
         self._publish_middleware.append(function)
         return function
 
-    # -- publishing ------------------------------------------------------------------------------------------------
-
-    async def publish(
-        self,
-        topic: str | Native,
-        value: Any,
-        *,
-        key: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        type: str | None = None,
-        delay: Duration | None = None,
-        at: datetime | None = None,
-        expires: Duration | None = None,
-        id: str | None = None,
-        correlation_id: str | None = None,
-        mandatory: bool = False,
-    ) -> str:
-        """Publish `value` and return its message id once the broker has it safe.
-
-        `topic` is a name, or an object of the broker's own such as `RedisList("jobs")`.
-        `delay` or `at` (aware): not before then. `expires`: not handled any more after so long. `id`: a second
-        message with it within the app's dedupe window is dropped. `mandatory`: raise Unroutable if no group gets it.
-        Raises BrokerUnavailable if the broker stays away for the app's `publish_timeout`.
-        """
-        connection = self._connected()
-        message = self.outgoing(
-            topic, value, key=key, headers=headers, type=type, delay=delay, at=at, expires=expires, id=id,
-            correlation_id=correlation_id,
-        )  # fmt: skip
-        await connection.publisher.publish(message, mandatory=mandatory)
-        return message.id
-
-    async def publish_many(
-        self,
-        topic: str | Native,
-        values: Iterable[Any],
-        *,
-        key: Callable[[Any], str | None] | None = None,
-        id: Callable[[Any], str] | None = None,
-        headers: Mapping[str, str] | None = None,
-        delay: Duration | None = None,
-        mandatory: bool = False,
-    ) -> list[str]:
-        """Publish each of `values`, in order, in large batches; returns their ids. `key` and `id` are functions."""
-        connection = self._connected()
-        messages = self.outgoing_many(topic, values, key=key, id=id, headers=headers, delay=delay)
-        await connection.publisher.publish_many(messages, mandatory=mandatory)
-        return [message.id for message in messages]
-
-    async def request(
-        self,
-        topic: str,
-        value: Any,
-        *,
-        timeout: Duration = 30.0,
-        returns: Any = Any,
-        key: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        type: str | None = None,
-    ) -> Any:
-        """Publish, and return what the handler returned, decoded as `returns`.
-
-        Raises RequestTimeout, RequestFailed with the remote error if the handler gave up on it, Unroutable if there is
-        no handler at all.
-        """
-        connection = self._connected()
-        message = self.outgoing(topic, value, key=key, headers=headers, type=type, expires=timeout)
-        return decoder(returns)(await connection.request(message, seconds(timeout)))
-
-    def publish_sync(self, topic: str | Native, value: Any, *, mandatory: bool = False, **options: Any) -> str:
-        """`publish` for code that has no event loop; takes the same options and can be called from any thread."""
-        message = self.outgoing(topic, value, **options)
-        self._sync.call(lambda connection: connection.publisher.publish(message, mandatory=mandatory))
-        return message.id
-
-    def publish_many_sync(
-        self, topic: str | Native, values: Iterable[Any], *, mandatory: bool = False, **options: Any
-    ) -> list[str]:
-        """`publish_many` for code that has no event loop; takes the same options."""
-        messages = self.outgoing_many(topic, values, **options)
-        self._sync.call(lambda connection: connection.publisher.publish_many(messages, mandatory=mandatory))
-        return [message.id for message in messages]
-
-    def request_sync(
-        self, topic: str, value: Any, *, timeout: Duration = 30.0, returns: Any = Any, **options: Any
-    ) -> Any:
-        """`request` for code that has no event loop."""
-        message = self.outgoing(topic, value, expires=timeout, **options)
-        return decoder(returns)(self._sync.call(lambda connection: connection.request(message, seconds(timeout))))
-
-    def outgoing(
-        self,
-        topic: str | Native,
-        value: Any,
-        *,
-        key: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        type: str | None = None,
-        delay: Duration | None = None,
-        at: datetime | None = None,
-        expires: Duration | None = None,
-        id: str | None = None,
-        correlation_id: str | None = None,
-    ) -> Outgoing:
-        """The message that `publish` sends, encoded."""
-        written = dict(headers) if headers else {}
-        if type is not None:
-            written[TYPE] = type
-        if expires is not None:
-            written[EXPIRES_AT] = repr(self.clock.time() + seconds(expires))
-        wait = 0.0 if delay is None else seconds(delay)
-        if at is not None:
-            if at.tzinfo is None or delay is not None:
-                raise ConfigurationError(f"at={at!r} for `{topic}`: give an aware datetime, and no delay beside it")
-            wait = max(0.0, at.timestamp() - self.clock.time())
-        name, target = named(topic)
-        message_id = new_id() if id is None else id
-        return compose(
-            name, value, id=message_id, key=key, headers=written,
-            correlation_id=correlation_id or _flow() or message_id, delay=wait, codec=self._codec,
-            dedupe=None if id is None else self._dedupe, target=target,
-        )  # fmt: skip
-
-    def outgoing_many(
-        self,
-        topic: str | Native,
-        values: Iterable[Any],
-        *,
-        key: Callable[[Any], str | None] | None = None,
-        id: Callable[[Any], str] | None = None,
-        headers: Mapping[str, str] | None = None,
-        delay: Duration | None = None,
-    ) -> list[Outgoing]:
-        """The messages that `publish_many` sends, encoded. What they share is worked out once."""
-        name, target = named(topic)
-        shared = described(name, headers or NO_HEADERS, None)
-        wait = 0.0 if delay is None else seconds(delay)
-        flow, codec = _flow(), self._codec
-        window = None if id is None else self._dedupe
-        messages: list[Outgoing] = []
-        for value in values:
-            body, content_type = encode(value, codec=codec)
-            written = shared if content_type is None else {CONTENT_TYPE: content_type, **shared}
-            message_id = new_id() if id is None else id(value)
-            message_key = None if key is None else key(value)
-            if key is not None or id is not None:
-                check_text(name, id=message_id, key=message_key)
-            message = Outgoing(message_id, name, body, message_key, written, flow or message_id, wait, window, target)
-            if target is not None:
-                target.check_outgoing(message)
-            messages.append(message)
-        return messages
-
     # -- its life --------------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Carteiro:
@@ -282,18 +163,18 @@ class Carteiro(Router):
         try:
             if self._opening is None:
                 self._opening = loop.create_task(self._connect())
-            self._connection = await asyncio.shield(self._opening)
+            self._connections = await asyncio.shield(self._opening)
         except BaseException:
             await self.__aexit__()
             raise
-        self._sync.use(self._connection, loop)
+        self._sync.use(self._connections, loop)
         return self
 
     async def __aexit__(self, *error: object) -> None:
         self._users -= 1
         if self._users:
             return
-        opening, self._opening, self._connection = self._opening, None, None
+        opening, self._opening, self._connections = self._opening, None, None
         self._sync.use(None, None)
         if opening is None:
             return
@@ -308,16 +189,16 @@ class Carteiro(Router):
         """
         self._stop_asked = False
         async with self, _always_closed(self._resources(self)):
-            builder, worker = await self._build(only, concurrency)
+            builder, crew = await self._build(only, concurrency)
             try:
                 await builder.start()
-                await self._work(worker)
+                await self._work(crew)
             finally:
                 await builder.close()
 
     async def ready(self) -> None:
         """Return once `run` consumes."""
-        if self._worker is None:
+        if self._crew is None:
             waiter = asyncio.get_running_loop().create_future()
             self._awaiting_ready.append(waiter)
             await waiter
@@ -325,8 +206,8 @@ class Carteiro(Router):
     def stop(self) -> None:
         """Have `run` return, once it has started: what runs gets its grace. A second call skips the grace."""
         self._stop_asked = True
-        if self._worker is not None:
-            self._worker.request_stop()
+        if self._crew is not None:
+            self._crew.request_stop()
 
     @contextlib.asynccontextmanager
     async def lifespan(
@@ -367,114 +248,184 @@ class Carteiro(Router):
 
     @property
     def worker(self) -> Worker | None:
-        """The running worker, if there is one."""
-        return self._worker
+        """The running worker of the default broker, if there is one."""
+        return self.workers.get(DEFAULT)
 
     @property
-    def connection(self) -> Connection:
-        """Its broker, store and publisher; raises NotConnected outside `async with app` and `run`."""
-        return self._connected()
-
-    @property
-    def url(self) -> str:
-        """The broker's URL, as given, by the environment, or the embedded one."""
-        if isinstance(self._broker, str):
-            return self._broker
-        if self._broker is not None:
-            return f"{self._broker.broker.features.backend}://"
-        return os.environ.get(BROKER_VARIABLE) or EMBEDDED
+    def workers(self) -> Mapping[str, Worker]:
+        """The running workers, by the names of the brokers that they consume from; none while nothing runs."""
+        return {} if self._crew is None else self._crew.workers
 
     # -- from what is declared to what runs ------------------------------------------------------------------------
 
-    def declared(self) -> dict[Subscription, list[Subscriber]]:
-        """Its subscriptions and the subscribers behind each; raises ConfigurationError where they cannot be."""
+    def declared(self, broker: str = DEFAULT) -> dict[Subscription, list[Subscriber]]:
+        """Its subscriptions on one of its brokers, and the subscribers behind each.
+
+        Raises ConfigurationError where those of any cannot be.
+        """
+        return self._declared()[broker]
+
+    @contextlib.contextmanager
+    def on(self, backends: Mapping[str, Backend], *, clock: Clock, overrides: Overrides) -> Iterator[None]:
+        """Let it run on other backends, by another clock, with dependencies replaced: for tests."""
+        before = self._brokers, self._store, self._outbox, self.clock, self.overrides
+        self._brokers, self._store, self._outbox, self.clock = Brokers(backends), None, None, clock
+        self.overrides = {**self.overrides, **overrides}
+        try:
+            yield
+        finally:
+            self._brokers, self._store, self._outbox, self.clock, self.overrides = before
+
+    def open_backend(self, broker: str = DEFAULT) -> Backend:
+        """The backend of one of its brokers, not yet connected."""
+        return self._brokers.open(broker, self.clock)
+
+    def _declared(self) -> dict[str, dict[Subscription, list[Subscriber]]]:
+        """By broker; with the broker of everything said, and what the file of queues says."""
         for function in self._stray_publishers():
             raise ConfigurationError(
                 f"{describe(function)} has a `@publisher` and is no subscriber of app `{self.name}`, so that nothing "
                 "would be published: put it next to `@subscriber`, with no other decorator between them"
             )
-        return subscriptions(self._publishing(), self._defaults(None))
+        for topic, broker in self._homes.items():
+            self._brokers.check(broker, f"topic(`{topic}`) of app `{self.name}`")
+        subscribers: Sequence[Subscriber] = self._publishing()
+        if self._queues is not None:
+            subscribers = filled(subscribers, self._queues)
+        placed = [self._placed(subscriber) for subscriber in subscribers]
+        defaults = self._defaults(None)
+        return {name: subscriptions([one for one in placed if one.broker == name], defaults) for name in self._brokers}
 
-    @contextlib.contextmanager
-    def on(self, backend: Backend, *, clock: Clock, overrides: Overrides) -> Iterator[None]:
-        """Let it run on another backend, by another clock, with dependencies replaced: for tests."""
-        before = self._broker, self._store, self.clock, self.overrides
-        self._broker, self._store, self.clock, self.overrides = backend, None, clock, {**self.overrides, **overrides}
+    def _placed(self, subscriber: Subscriber) -> Subscriber:
+        home_of = self.home_of if subscriber.consumes else self.broker_of
         try:
-            yield
-        finally:
-            self._broker, self._store, self.clock, self.overrides = before
+            return msgspec.structs.replace(
+                subscriber,
+                broker=self.broker_of(subscriber.source or subscriber.topic, subscriber.broker),
+                publishes=tuple(
+                    msgspec.structs.replace(to, broker=home_of(to.target or to.topic, to.broker))
+                    for to in subscriber.publishes
+                ),
+            )
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{subscriber}: {error}") from error
 
-    def open_backend(self) -> Backend:
-        """Its backend, not yet connected."""
-        if self._broker is None or isinstance(self._broker, str):
-            return open_backend(self.url, clock=self.clock)
-        return self._broker
+    def _retained(self) -> dict[str, list[Retention]]:
+        """What is kept, by broker."""
+        kept: dict[str, list[Retention]] = {name: [] for name in self._brokers}
+        for (topic, broker), retention in self._retentions.items():
+            kept[self.broker_of(topic, broker)].append(retention)
+        return kept
 
-    async def _connect(self) -> Connection:
-        declared = self.declared()
-        backend = self.open_backend()
-        check_features(declared, backend.broker.features)
-        connection = Connection(
-            backend,
-            open_backend(self._store, clock=self.clock).store if self._store else backend.store,
-            self._publish_middleware,
-            self.clock,
-            self._publish_timeout,
+    async def _connect(self) -> Connections:
+        declared, retained = self._declared(), self._retained()
+        backends = {name: self._brokers.open(name, self.clock) for name in self._brokers}
+        check_features(declared, {name: backend.broker.features for name, backend in backends.items()})
+
+        def embedded() -> Store | None:
+            """Opened for those who need it only: a file that nobody uses is not made."""
+            return self._open_store(EMBEDDED) if needs_store(declared) else None
+
+        given = None if self._store is None else self._open_store(self._store)
+        outbox = None
+        if self._outbox is not None:
+            from carteiro.engine.outbox_file import OutboxFile  # and sqlite3 with it
+
+            outbox = OutboxFile(self._outbox, self.clock)
+        connections = Connections(
+            {
+                name: Connection(
+                    name,
+                    backends[name],
+                    store,
+                    self._publish_middleware,
+                    self.clock,
+                    self._publish_timeout,
+                    self._breaker,
+                    outbox,
+                )
+                for name, store in stores(backends, given, embedded).items()
+            }
         )
-        durable = [subscription for subscription in declared if not subscription.ephemeral]
-        await connection.open(durable, self._retentions)
-        return connection
+        durable = {name: [one for one in found if not one.ephemeral] for name, found in declared.items()}
+        await connections.open(durable, retained)
+        return connections
 
-    async def _build(self, only: Sequence[str], concurrency: int | None) -> tuple[Builder, Worker]:
-        connection = self._connected()
-        chosen = {
-            subscription: sharing
-            for subscription, sharing in self.declared().items()
-            if not only or subscription.group in only or any(matches(subscription.topic, name) for name in only)
-        }
-        if not chosen:
+    def _open_store(self, url: str) -> Store:
+        store = open_backend(url, clock=self.clock).store
+        if store is None:
+            system = url.partition("://")[0]
+            raise ConfigurationError(f"store= of app `{self.name}`: {system} keeps no state, as {EMBEDDED} would")
+        return store
+
+    async def _build(self, only: Sequence[str], concurrency: int | None) -> tuple[Builder, Crew]:
+        connections = self._connected()
+        brokers = {name: connection.broker for name, connection in connections.items()}
+        features = {name: broker.features for name, broker in brokers.items()}
+        chosen = {name: _only(found, only) for name, found in self._declared().items()}
+        if not any(chosen.values()):
             among = f" among {', '.join(only)}" if only else ""
             raise ConfigurationError(f"app `{self.name}` has no subscribers{among}: there is nothing to run")
+        if self._queues is not None:
+            chosen = self._consumed(chosen, self._queues)
         builder = Builder(self._defaults(concurrency), self.overrides)
-        routes = [builder.route(subscription, sharing) for subscription, sharing in chosen.items()]
-        check_emits(routes, connection.broker.features)
-        await connection.broker.declare([subscription for subscription in chosen if subscription.ephemeral])
-        around = Surroundings(
+        routes: dict[str, list[Route]] = {}
+        for name, found in chosen.items():
+            if found:
+                routes[name] = [builder.route(subscription, sharing) for subscription, sharing in found.items()]
+                check_emits(routes[name], features, self.home_of)
+        for name in routes:
+            await brokers[name].declare([subscription for subscription in chosen[name] if subscription.ephemeral])
+        if not routes:
+            return builder, IdleCrew()
+        forward = {name: connection.publisher.forward for name, connection in connections.items()}
+        return builder, Crew(
+            {
+                name: Worker(name, brokers[name], some, self._around(connections[name]), forward)
+                for name, some in routes.items()
+            }
+        )
+
+    def _consumed(
+        self, chosen: Mapping[str, Mapping[Subscription, list[Subscriber]]], queues: Queues
+    ) -> dict[str, dict[Subscription, list[Subscriber]]]:
+        """Those that the file has this service consume; a service that consumes nothing waits until it is stopped."""
+        left = not_consumed(queues)
+        if left is not None:
+            log.info("%s: %s", self.name, left)
+        return {
+            name: {subscription: sharing for subscription, sharing in found.items() if sharing[0].consumes}
+            for name, found in chosen.items()
+        }
+
+    def _around(self, connection: Connection) -> Surroundings:
+        return Surroundings(
             self.clock,
             Deadlines(self.clock),
+            self.home_of,
             connection.store,
             connection.publisher.intercept if self._publish_middleware else None,
             self._codec,
         )
-        return builder, Worker(connection.broker, routes, around)
 
-    async def _work(self, worker: Worker) -> None:
-        if self._worker is not None:
+    async def _work(self, crew: Crew) -> None:
+        if self._crew is not None:
             raise ConfigurationError(f"app `{self.name}` is running already in this process")
-        self._worker = worker
-        worker.start()
+        self._crew = crew
+        crew.start()
         if self._stop_asked:
-            worker.request_stop()
+            crew.request_stop()
         for waiter in self._awaiting_ready:
             if not waiter.done():
                 waiter.set_result(None)
         self._awaiting_ready.clear()
         try:
-            await worker.run_until_stopped()
+            await crew.run_until_stopped()
         finally:
             try:
-                await _despite_cancels(worker.stop(self._grace), worker.hurry)
+                await _despite_cancels(crew.stop(self._grace), crew.hurry)
             finally:
-                self._worker = None
-
-    def _connected(self) -> Connection:
-        if self._connection is None:
-            raise NotConnected(
-                f"app `{self.name}` is not connected: use `async with app:` around it, `app.run()`, "
-                "or `app.publish_sync(…)` where there is no event loop"
-            )
-        return self._connection
+                self._crew = None
 
     def _defaults(self, concurrency: int | None) -> Defaults:
         return Defaults(
@@ -497,16 +448,23 @@ async def _always_closed(resources: AbstractAsyncContextManager[object]) -> Asyn
         await resources.__aexit__(None, None, None)
 
 
+def _only(
+    found: Mapping[Subscription, list[Subscriber]], groups_or_topics: Sequence[str]
+) -> dict[Subscription, list[Subscriber]]:
+    """Those of these groups or topics; all where none are named."""
+    return {
+        subscription: sharing
+        for subscription, sharing in found.items()
+        if not groups_or_topics
+        or subscription.group in groups_or_topics
+        or any(matches(subscription.topic, name) for name in groups_or_topics)
+    }
+
+
 def _tell_of_death(worker: asyncio.Task[None]) -> None:
     """A service whose worker ended by itself goes on, and its log must say so."""
     if not worker.cancelled() and worker.exception() is not None:
         log.critical("the worker has died, and this process handles no messages any more", exc_info=worker.exception())
-
-
-def _flow() -> str | None:
-    """The correlation id of what is being handled here, if anything is."""
-    delivery = current.get()
-    return None if delivery is None else delivery.message.correlation_id
 
 
 async def _despite_cancels(work: Awaitable[None], hurry: Callable[[], None]) -> None:

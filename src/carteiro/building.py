@@ -11,7 +11,7 @@ from carteiro.engine.routes import ConsumeMiddleware, Handler, Route
 from carteiro.errors import ConfigurationError, UnsupportedFeature
 from carteiro.handlers.plan import BatchPlan, Plan, compile_batch_plan, compile_plan
 from carteiro.handlers.running import CallSync
-from carteiro.message import Subscription
+from carteiro.message import Native, Subscription
 from carteiro.policies.retry import Retry
 from carteiro.ports.features import Capability, Features
 from carteiro.ports.native import check_system
@@ -52,28 +52,60 @@ def subscriptions(subscribers: Sequence[Subscriber], defaults: Defaults) -> dict
     return found
 
 
-def check_features(subscribers: Mapping[Subscription, Sequence[Subscriber]], features: Features) -> None:
-    """Raise UnsupportedFeature for the first thing that a subscriber needs and the broker lacks."""
-    for subscription, sharing in subscribers.items():
-        for subscriber in sharing:
-            for native in (subscriber.source, *(to.target for to in subscriber.publishes)):
-                if native is not None:
-                    check_system(native, features, str(subscriber))
-            for capability in _needs(subscription, subscriber):
-                support = features[capability]
-                if not support:
-                    raise UnsupportedFeature(
-                        f"{subscriber} needs {capability.value}, which the {features.backend} broker does not have"
-                        + (f": {support.how}" if support.how else "")
-                    )
+def check_features(
+    declared: Mapping[str, Mapping[Subscription, Sequence[Subscriber]]], features: Mapping[str, Features]
+) -> None:
+    """Raise UnsupportedFeature for the first thing that a subscriber needs and its broker lacks. Both are by broker."""
+    for broker, subscribers in declared.items():
+        for subscription, sharing in subscribers.items():
+            for subscriber in sharing:
+                _check_system(subscriber.source, broker, features, str(subscriber))
+                for to in subscriber.publishes:
+                    _check_system(to.target, to.broker or broker, features, str(subscriber))
+                for capability in _needs(subscription, subscriber):
+                    support = features[broker][capability]
+                    if not support:
+                        raise UnsupportedFeature(
+                            f"{subscriber} needs {capability.value}, which the {features[broker].backend} broker does "
+                            f"not have" + (f": {support.how}" if support.how else "")
+                        )
 
 
-def check_emits(routes: Sequence[Route], features: Features) -> None:
-    """Raise UnsupportedFeature for the first object that a handler emits to and the broker cannot reach."""
+def needs_store(declared: Mapping[str, Mapping[Subscription, Sequence[Subscriber]]]) -> bool:
+    """Whether any subscriber needs state that is kept."""
+    return any(
+        subscriber.idempotency is not None or subscriber.rate is not None or subscriber.reprocess is not None
+        for subscribers in declared.values()
+        for sharing in subscribers.values()
+        for subscriber in sharing
+    )
+
+
+def check_emits(
+    routes: Sequence[Route], features: Mapping[str, Features], broker_of: Callable[[str | Native, str | None], str]
+) -> None:
+    """Raise for the first `Emit` that names a broker which is none, or an object that its broker cannot reach."""
     for route in routes:
         for handler in route.handlers:
-            for native in handler.plan.targets:
-                check_system(native, features, f"the Emit of `{handler.plan.name}` ({handler.plan.place})")
+            for emit in handler.plan.emits_to:
+                who = f"the Emit of `{handler.plan.name}` ({handler.plan.place})"
+                try:
+                    broker = broker_of(emit.to, emit.broker)
+                except ConfigurationError as error:
+                    raise ConfigurationError(f"{who}: {error}") from error
+                _check_system(None if isinstance(emit.to, str) else emit.to, broker, features, who)
+
+
+def _check_system(native: Native | None, broker: str, features: Mapping[str, Features], who: str) -> None:
+    if native is None:
+        return
+    fit = next((name for name, one in features.items() if one.backend == native.backend), broker)
+    if fit != broker and not features[broker].stands_in and features[broker].backend != native.backend:
+        raise UnsupportedFeature(
+            f"{who} needs {native!r}, which only {native.backend} has, and the broker `{broker}` is "
+            f'{features[broker].backend}: say broker="{fit}" beside it'
+        )
+    check_system(native, features[broker], who)
 
 
 class Builder:
@@ -97,6 +129,8 @@ class Builder:
             prefetch=first.prefetch,
             rate=first.rate,
             batch=first.batch,
+            dead_letters=first.dead_letters is not False,
+            reprocess=first.reprocess,
         )
 
     async def start(self) -> None:
@@ -185,7 +219,10 @@ def _subscription(subscriber: Subscriber, number: int, defaults: Defaults) -> Su
     return subscription
 
 
-_SHARED = ("source", "concurrency", "prefetch", "rate", "batch", "ordered", "runs_in", "start", "lease")
+_SHARED = (
+    "source", "concurrency", "prefetch", "rate", "batch", "ordered", "runs_in", "start", "lease", "dead_letters",
+    "reprocess",
+)  # fmt: skip
 
 
 def _check_sharing(subscription: Subscription, sharing: Sequence[Subscriber]) -> None:
@@ -205,6 +242,8 @@ def _check_sharing(subscription: Subscription, sharing: Sequence[Subscriber]) ->
                 )
     if first.batch is not None and len(sharing) > 1:
         raise ConfigurationError(f"{first}: a batch goes to one handler, which cannot share its subscription by type")
+    if first.reprocess is not None and first.dead_letters is False:
+        raise ConfigurationError(f"{first} is to reprocess dead letters and keeps none: drop one of the two")
 
 
 def _needs(subscription: Subscription, subscriber: Subscriber) -> list[Capability]:
@@ -213,6 +252,8 @@ def _needs(subscription: Subscription, subscriber: Subscriber) -> list[Capabilit
         Capability.PATTERNS: is_pattern(subscription.topic),
         Capability.ORDERED: subscription.ordered,
         Capability.RETENTION: subscription.start != "latest" and subscription.source is None,
+        Capability.DEAD_LETTERS: subscriber.reprocess is not None,
+        Capability.INSPECT: subscriber.reprocess is not None,
         Capability.RETRY: subscriber.retry is not None and subscriber.retry.attempts > 1,
     }
     return [capability for capability, needed in needs.items() if needed]

@@ -1,59 +1,91 @@
-"""An app's link to its broker, on one event loop: what publishing and requests need, with or without a worker."""
+"""An app's links to its brokers, on one event loop: what publishing and requests need, with or without a worker."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from carteiro.brokers import DEFAULT
 from carteiro.engine.inbox import Inbox
 from carteiro.engine.publisher import Publisher
 from carteiro.engine.routes import PublishMiddleware
-from carteiro.errors import Unroutable
+from carteiro.errors import BrokerError, BrokerUnavailable, ConfigurationError, Unroutable
 from carteiro.message import REPLY_TO, Message, Outgoing, Retention, Subscription, new_id
+from carteiro.policies.breaker import Breaker
 from carteiro.ports.broker import Backend, Broker
 from carteiro.ports.clock import Clock
 from carteiro.ports.store import Store
 
+if TYPE_CHECKING:
+    from carteiro.engine.outbox_file import OutboxFile
+
+log = logging.getLogger("carteiro.app")
+
 
 class Connection:
-    """Open from `open` to `close`."""
+    """The link to one broker, which the app calls `name`.
+
+    `store` keeps the state of what is consumed from it, and is perhaps another backend's.
+    """
 
     def __init__(
         self,
+        name: str,
         backend: Backend,
         store: Store | None,
         middleware: Sequence[PublishMiddleware],
         clock: Clock,
         publish_timeout: float,
+        breaker: Breaker | None,
+        outbox: OutboxFile | None,
     ) -> None:
         self.backend = backend
         self.broker: Broker = backend.broker
         self.store = store
-        self.publisher = Publisher(self.broker, middleware, clock, publish_timeout)
+        self.publisher = Publisher(
+            self.broker, middleware, clock, publish_timeout, name=name, breaker=breaker, outbox=outbox,
+            before=None if outbox is None else self._arrive,
+        )  # fmt: skip
+        self._name = name
+        self._can_wait = outbox is not None
+        self._to_declare: tuple[Sequence[Subscription], Sequence[Retention]] = (), ()
+        self._connected = self._arrived = False
+        self._arriving = asyncio.Lock()
         self._inbox = Inbox(self.broker, new_id(), clock)
-        self._opened = AsyncExitStack()
+        self._opening_inbox = asyncio.Lock()
 
-    async def open(self, durable: Sequence[Subscription], retentions: Mapping[str, Retention]) -> None:
-        """Connect, and declare the groups of the app, so that they get what is published from now on."""
-        async with AsyncExitStack() as opened:
-            await self.broker.connect()
-            opened.push_async_callback(self.broker.close)
-            if self.store is not None and self.store is not self.broker.store:
-                await self.store.connect()
-                opened.push_async_callback(self.store.close)
-            await self.broker.declare(durable, list(retentions.values()))
-            self._opened = opened.pop_all()
+    async def open(self, durable: Sequence[Subscription], retentions: Sequence[Retention]) -> None:
+        """Connect, and declare these; with an outbox, a broker that is away may come later."""
+        self._to_declare = durable, retentions
+        try:
+            try:
+                await self._arrive()
+            except BrokerUnavailable as error:
+                if not self._can_wait:
+                    raise
+                log.warning("the broker `%s` is away, and what is published to it is kept: %s", self._name, error)
+            await self.publisher.open()
+        except BaseException:
+            await self._leave()
+            raise
 
     async def close(self) -> None:
+        """Return when what was published is safe; nobody waits for replies any more."""
         await self._inbox.close()
-        await self.publisher.drain()
-        await self._opened.aclose()
+        await self.publisher.close()
+        await self._leave()
 
     async def request(self, message: Outgoing, timeout: float) -> Message:
         """Publish, and wait for the reply; raises RequestTimeout, RequestFailed, or Unroutable at once."""
-        await self._inbox.open()
+        if not self._inbox.is_open:
+            async with self._opening_inbox:  # one by one: once the broker is cut off, the others need not try it
+                await self.publisher.reach(self._inbox.open)
         topic, reply = self._inbox.expect()
         asked = msgspec.structs.replace(message, headers={**message.headers, REPLY_TO: topic})
         try:
@@ -65,3 +97,94 @@ class Connection:
             self._inbox.forget(topic)
             raise
         return await self._inbox.reply(message.topic, topic, reply, timeout)
+
+    async def _arrive(self) -> None:
+        """Connect and declare, if that is still to be done."""
+        if self._arrived:
+            return
+        async with self._arriving:
+            if not self._connected:
+                await self.broker.connect()
+                self._connected = True
+            if not self._arrived:
+                await self.broker.declare(*self._to_declare)
+                self._arrived = True
+
+    async def _leave(self) -> None:
+        if self._connected:
+            self._connected = self._arrived = False
+            await self.broker.close()
+
+
+class Connections(Mapping[str, Connection]):
+    """The links to all of an app's brokers, by name: open from `open` to `close`, all of them or none."""
+
+    def __init__(self, connections: Mapping[str, Connection]) -> None:
+        self._by_name = dict(connections)
+        self._opened = AsyncExitStack()
+
+    def __getitem__(self, name: str) -> Connection:
+        return self._by_name[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._by_name)
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def of(self, message: Outgoing) -> Connection:
+        """The one by which this message goes."""
+        return self._by_name[message.broker or DEFAULT]
+
+    async def open(
+        self, durable: Mapping[str, Sequence[Subscription]], retentions: Mapping[str, Sequence[Retention]]
+    ) -> None:
+        """Connect, and declare the groups of the app, so that they get what is published from now on."""
+        async with AsyncExitStack() as opened:
+            for name, connection in self.items():
+                with self._naming(name):
+                    await connection.open(durable[name], retentions[name])
+                opened.push_async_callback(connection.close)
+            for store in self._stores_apart():
+                await store.connect()
+                opened.push_async_callback(store.close)
+            self._opened = opened.pop_all()
+
+    async def close(self) -> None:
+        await self._opened.aclose()
+
+    def _stores_apart(self) -> Sequence[Store]:
+        """Those that no broker connects with itself."""
+        own = [connection.broker.store for connection in self.values()]
+        apart: list[Store] = []
+        for connection in self.values():
+            store = connection.store
+            if store is not None and not any(store is one for one in (*own, *apart)):
+                apart.append(store)
+        return apart
+
+    @contextlib.contextmanager
+    def _naming(self, name: str) -> Iterator[None]:
+        """Among several, an error says of which broker it is."""
+        try:
+            yield
+        except (BrokerError, ConfigurationError) as error:
+            if len(self) == 1:
+                raise
+            raise type(error)(f"broker `{name}`: {error}") from error
+
+
+def stores(
+    backends: Mapping[str, Backend], given: Store | None, embedded: Callable[[], Store | None]
+) -> dict[str, Store | None]:
+    """The store for what is consumed from each broker.
+
+    It is the given one; else the broker's own, which commits with it; else that of the first broker that has one; else
+    the embedded one, which is asked for only then.
+    """
+    if given is not None:
+        return dict.fromkeys(backends, given)
+    shared = next((backend.store for backend in backends.values() if backend.store is not None), None)
+    if shared is None:
+        shared = embedded()
+    return {name: shared if backend.store is None else backend.store for name, backend in backends.items()}

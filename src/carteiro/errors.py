@@ -44,6 +44,17 @@ class BrokerUnavailable(BrokerError):
     """The broker cannot be reached or is locked, full or read-only. Trying again later can help."""
 
 
+class CircuitOpen(BrokerUnavailable):
+    """The broker has been away for so long that publishing to it is cut off: raised at once, instead of waiting.
+
+    It says since when, why, and when the broker is tried again: `retry_after` seconds after it was raised.
+    """
+
+    def __init__(self, text: str = "", *, retry_after: float = 0.0) -> None:
+        super().__init__(text)
+        self.retry_after = retry_after
+
+
 class BrokerCorrupted(BrokerError):
     """The broker's data cannot be read. Trying again cannot help."""
 

@@ -81,6 +81,8 @@ class Outgoing(msgspec.Struct, frozen=True, eq=False, gc=False):
     dedupe: float | None = None
     target: Native | None = None
     """Where it goes, if not to the groups of its topic; the topic is then this object's."""
+    broker: str | None = None
+    """Which of an app's brokers it goes to, by the app's name for it; None for what stays where it was caused."""
 
 
 class Subscription(msgspec.Struct, frozen=True):

@@ -17,6 +17,7 @@ from carteiro.message import Native, Retention
 from carteiro.policies.batch import Batch
 from carteiro.policies.idempotency import Idempotency
 from carteiro.policies.rate import Rate
+from carteiro.policies.reprocess import Reprocess
 from carteiro.policies.retry import Retry
 from carteiro.ports.native import named
 from carteiro.topics import check_pattern, check_topic
@@ -59,6 +60,12 @@ class Subscriber(msgspec.Struct, frozen=True, eq=False):
     """What its annotations may name, if it is defined within a function."""
     source: Native | None = None
     """What was given in place of a topic's name; `topic` is then its own."""
+    broker: str | None = None
+    """The name of the broker that it consumes from."""
+    dead_letters: bool | None = None
+    reprocess: Reprocess | None = None
+    consumes: bool = True
+    """Whether this service runs it; else its group is declared, and others handle what it gets."""
 
     @property
     def name(self) -> str:
@@ -82,13 +89,17 @@ class Router:
         self._middleware = tuple(middleware)
         self._subscribers: list[Subscriber] = []
         self._publishers: dict[Callable[..., Any], tuple[Publication, ...]] = {}
-        self._retentions: dict[str, Retention] = {}
+        self._homes: dict[str, str] = {}
+        """The topics of which it is said on which broker they live, and its name."""
+        self._retentions: dict[tuple[str, str | None], Retention] = {}
+        """By topic and broker; without a broker, it is for the one on which the topic lives."""
 
     def subscriber(
         self,
         topic: str | Native,
         *,
         group: str | OwnGroup | None = OWN_GROUP,
+        broker: str | None = None,
         type: str | None = None,
         retry: Retry | None = None,
         timeout: Duration | None = None,
@@ -102,13 +113,16 @@ class Router:
         start: Start = "latest",
         retain: Duration | None = None,
         lease: Duration | None = None,
+        dead_letters: bool | None = None,
+        reprocess: Reprocess | None = None,
         middleware: Sequence[ConsumeMiddleware] = (),
     ) -> Callable[[F], F]:
         """Have the decorated function handle the messages of `topic`: a name, a pattern, or an object of the broker's
         own (`RedisList("jobs")`), which has no prefix before it.
 
         - `group`: those who share the messages; the app's name by default. None is a broadcast: every running process
-          gets its own copy. `type` selects by the message's type.
+          gets its own copy. `type` selects by the message's type. `broker`: the name of one of the app's brokers; by
+          default the one on which the topic lives.
         - `retry`: how often and for what a failed message is tried again. `timeout`: how long one attempt may run.
           `idempotency`: do nothing for a second message with the same key.
         - `concurrency`: how many messages one process handles at once. `prefetch`: how many more it holds ready; by
@@ -118,6 +132,8 @@ class Router:
         - `retain`: keep the topic's messages for so long after they were published. `start`: where on a retained topic
           a group that is new begins.
         - `lease`: how long a worker that says nothing keeps a message.
+        - `dead_letters`: False drops what fails for good, with an error in the log, instead of keeping it. `reprocess`:
+          send dead letters back by themselves after a while, a few times.
 
         Raises ConfigurationError for what cannot be.
         """
@@ -127,6 +143,7 @@ class Router:
             ("retry", retry, Retry, "Retry(attempts=3)"),
             ("batch", batch, Batch, "Batch(size=100)"),
             ("idempotency", idempotency, Idempotency, 'Idempotency(key="order_id")'),
+            ("reprocess", reprocess, Reprocess, 'Reprocess(every="10m", limit=3)'),
         ):
             if given is not None and not isinstance(given, kind):
                 raise ConfigurationError(f"{option}={given!r} on `{full}`: write {option}={example}")
@@ -147,7 +164,7 @@ class Router:
         if retain is not None:
             if not isinstance(topic, str):
                 raise ConfigurationError(f"retain={retain!r} on {topic!r}: what it keeps is for its own system to say")
-            self.topic(topic, retain=retain)
+            self._retentions[check_topic(full), broker] = Retention(full, seconds(retain))
 
         def declare(function: F) -> F:
             self._subscribers.append(
@@ -170,19 +187,25 @@ class Router:
                     middleware=(*self._middleware, *middleware),
                     localns=caller_locals(function),
                     source=source,
+                    broker=broker,
+                    dead_letters=dead_letters,
+                    reprocess=reprocess,
                 )
             )
             return function
 
         return declare
 
-    def publisher(self, topic: str | Native, *, key: Callable[[Any], str | None] | None = None) -> Callable[[F], F]:
+    def publisher(
+        self, topic: str | Native, *, key: Callable[[Any], str | None] | None = None, broker: str | None = None
+    ) -> Callable[[F], F]:
         """Publish what the decorated subscriber returns, if it is not None, to `topic`, in one commit with its ack.
 
-        `key` makes the message's key of what was returned.
+        `key` makes the message's key of what was returned. `broker` is the name of one of the app's brokers, by default
+        the one on which the topic lives: what goes to another than the message came from is safe there before the ack.
         """
         name, target = named(self._prefix + topic if isinstance(topic, str) else topic)
-        to = Publication(name, key, target)
+        to = Publication(name, key, target, broker)
 
         def declare(function: F) -> F:
             self._publishers[function] = (*self._publishers.get(function, ()), to)
@@ -190,10 +213,19 @@ class Router:
 
         return declare
 
-    def topic(self, name: str, *, retain: Duration) -> None:
-        """Keep the messages of `name` for `retain` after they were published: groups can start or go back there."""
+    def topic(self, name: str, *, broker: str | None = None, retain: Duration | None = None) -> None:
+        """Say of a topic on which broker it lives: there goes, and from there comes, what names it and no broker.
+
+        Its dead letter queue `dlq_<name>` is there too. `retain`: keep its messages for so long after they were
+        published; groups can start or go back there.
+        """
         full = check_topic(self._prefix + name)
-        self._retentions[full] = Retention(full, seconds(retain))
+        if broker is None and retain is None:
+            raise ConfigurationError(f"topic(`{full}`) says nothing: give broker=, retain= or both")
+        if broker is not None:
+            self._settle_on(full, broker)
+        if retain is not None:
+            self._retentions[full, broker] = Retention(full, seconds(retain))
 
     def include(self, router: Router, *, prefix: str = "") -> None:
         """Take over what `router` declares, each topic with both prefixes before it."""
@@ -210,8 +242,17 @@ class Router:
         for function in router._stray_publishers():  # the subscriber of such a one may be here
             moved = _moved(router._publishers[function], before)
             self._publishers[function] = (*self._publishers.get(function, ()), *moved)
-        for retention in router._retentions.values():
-            self._retentions[before + retention.topic] = Retention(before + retention.topic, retention.seconds)
+        for topic, broker in router._homes.items():
+            self._settle_on(before + topic, broker)
+        for (topic, home), retention in router._retentions.items():
+            self._retentions[before + topic, home] = Retention(before + topic, retention.seconds)
+
+    def _settle_on(self, topic: str, broker: str) -> None:
+        if self._homes.setdefault(topic, broker) != broker:
+            raise ConfigurationError(
+                f"`{topic}` cannot live on the broker `{broker}` and on `{self._homes[topic]}`: say broker= where "
+                "another than its own is meant"
+            )
 
     def _publishing(self) -> list[Subscriber]:
         """Its subscribers, with all that their functions publish to: decorators may stand in any order."""
@@ -228,7 +269,8 @@ class Router:
 
 def _moved(publications: Iterable[Publication], before: str) -> tuple[Publication, ...]:
     return tuple(
-        to if to.target is not None else Publication(check_topic(before + to.topic), to.key) for to in publications
+        to if to.target is not None else Publication(check_topic(before + to.topic), to.key, None, to.broker)
+        for to in publications
     )
 
 

@@ -1,7 +1,7 @@
 """Publishing from code that has no event loop.
 
 Where the app is open on a loop in another thread of this process, calls go there. Where it is not, the first call
-starts one thread with a loop and a connection of its own, which ends with the process. A fork copies neither threads
+starts one thread with a loop and connections of its own, which ends with the process. A fork copies neither threads
 nor the right to use a connection, so a child starts its own.
 """
 
@@ -14,7 +14,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from carteiro.connection import Connection
+from carteiro.connection import Connections
 from carteiro.errors import NotConnected
 
 T = TypeVar("T")
@@ -24,15 +24,15 @@ class _Links:
     """The connections of one process, each with its loop: the app's while it is open, and the bridge's own."""
 
     def __init__(self) -> None:
-        self.used: tuple[Connection, asyncio.AbstractEventLoop] | None = None
-        self.own: tuple[Connection, asyncio.AbstractEventLoop] | None = None
+        self.used: tuple[Connections, asyncio.AbstractEventLoop] | None = None
+        self.own: tuple[Connections, asyncio.AbstractEventLoop] | None = None
         self.starting = threading.Lock()
 
 
 class SyncBridge:
-    """Runs coroutines on a connection for threads that cannot await."""
+    """Runs coroutines on an app's connections for threads that cannot await."""
 
-    def __init__(self, connect: Callable[[], Awaitable[Connection]]) -> None:
+    def __init__(self, connect: Callable[[], Awaitable[Connections]]) -> None:
         self._connect = connect
         self._by_process: dict[int, _Links] = {}
 
@@ -41,39 +41,39 @@ class SyncBridge:
         # `setdefault` is atomic, where a lock could be one that was held in the parent when it forked.
         return self._by_process.setdefault(os.getpid(), _Links())
 
-    def use(self, connection: Connection | None, loop: asyncio.AbstractEventLoop | None) -> None:
-        """Send calls to a connection that is open anyway, or to it no more."""
-        self._links.used = (connection, loop) if connection is not None and loop is not None else None
+    def use(self, connections: Connections | None, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Send calls to connections that are open anyway, or to them no more."""
+        self._links.used = (connections, loop) if connections is not None and loop is not None else None
 
-    def call(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        """Await what `work` makes of a connection, in that connection's loop; returns and raises what it does."""
+    def call(self, work: Callable[[Connections], Awaitable[T]]) -> T:
+        """Await what `work` makes of the connections, in their loop; returns and raises what it does."""
         try:
             asyncio.get_running_loop()
         except RuntimeError:
             links = self._links
-            connection, loop = links.used or self._own_connection(links)
-            return asyncio.run_coroutine_threadsafe(_awaited(work(connection)), loop).result()
+            connections, loop = links.used or self._own_connections(links)
+            return asyncio.run_coroutine_threadsafe(_awaited(work(connections)), loop).result()
         raise NotConnected("this thread has an event loop, which a sync call would block: use `await app.publish(…)`")
 
-    def _own_connection(self, links: _Links) -> tuple[Connection, asyncio.AbstractEventLoop]:
+    def _own_connections(self, links: _Links) -> tuple[Connections, asyncio.AbstractEventLoop]:
         with links.starting:
             if links.own is None:
                 loop = asyncio.new_event_loop()
                 threading.Thread(target=_run, args=(loop,), name="carteiro sync", daemon=True).start()
                 try:
-                    connection = asyncio.run_coroutine_threadsafe(_awaited(self._connect()), loop).result()
+                    connections = asyncio.run_coroutine_threadsafe(_awaited(self._connect()), loop).result()
                 except BaseException:
                     loop.call_soon_threadsafe(loop.stop)
                     raise
-                links.own = connection, loop
+                links.own = connections, loop
                 atexit.register(self._close)
             return links.own
 
     def _close(self) -> None:
         links = self._links
         if links.own is not None:
-            (connection, loop), links.own = links.own, None
-            asyncio.run_coroutine_threadsafe(connection.close(), loop).result(timeout=10)
+            (connections, loop), links.own = links.own, None
+            asyncio.run_coroutine_threadsafe(connections.close(), loop).result(timeout=10)
             loop.call_soon_threadsafe(loop.stop)
 
 

@@ -48,8 +48,11 @@ pages_with_code = pytest.mark.parametrize("page", [page for page in PAGES if blo
 
 @pytest.fixture
 def module(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The page as a module, in an empty folder; a file, so that other processes can import it too."""
+    """The page as a module, beside the files that it prints; a file, so that other processes can import it too."""
     name = re.sub(r"\W", "_", f"page_{named(page)}")
+    for code in blocks(page, "yaml"):
+        if titled := re.match(r"# (\S+\.yaml)\n", code):
+            (tmp_path / titled[1]).write_text(code)
     file = tmp_path / f"{name}.py"
     file.write_text("\n\n".join(blocks(page, "python")))
     monkeypatch.chdir(tmp_path)

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from carteiro import Carteiro, Message
-from carteiro.app import EMBEDDED
+from carteiro.brokers import EMBEDDED
 from carteiro.message import Subscription
 from examples.shop import make_orders
 from examples.shop.audit import End, Line, draw_up

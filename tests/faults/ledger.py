@@ -62,7 +62,7 @@ async def account(inspector: Inspector, work: Subscription, done: Subscription, 
         Counter(emitted),
         Counter(letter.message.id for letter in letters),
         Counter(message.id for message in waiting),
-        status.waiting + status.delayed + status.retrying + status.in_flight,
+        status.left,
     )
 
 

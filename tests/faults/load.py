@@ -108,6 +108,6 @@ class Load:
         while True:
             with contextlib.suppress(BrokerUnavailable):  # our own connection has suffered too
                 status = await status_of(self._here.inspector, WORK)
-                if not status.waiting + status.delayed + status.retrying + status.in_flight:
+                if not status.left:
                     return
             await asyncio.sleep(_LOOK)

@@ -9,7 +9,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "capabilities.md"
 
 
 def test_the_published_table_is_the_one_that_is_generated():
-    brokers = ["memory://kit", "sqlite:///kit.db", "redis://localhost"]
+    brokers = ["memory://kit", "sqlite:///kit.db", "redis://localhost", "amqp://localhost"]
     again = f"python -m carteiro.testing.conformance.table {' '.join(brokers)} > docs/capabilities.md"
     assert PAGE.read_text() == table(features_of(brokers)), f"make it again: {again}"
 

@@ -24,6 +24,7 @@ def outgoing(
     topic: str,
     body: bytes,
     *,
+    broker: str | None = None,
     key: str | None = None,
     headers: dict[str, str] | None = None,
     type: str | None = None,
@@ -32,7 +33,9 @@ def outgoing(
     id: str | None = None,
 ) -> Outgoing:
     """A message with `body` to the letter if that is JSON, which any codec reads; else as JSON string, or bytes."""
-    message = app.outgoing(topic, None, key=key, headers=headers, type=type, delay=delay, expires=expires, id=id)
+    message = app.outgoing(
+        topic, None, broker=broker, key=key, headers=headers, type=type, delay=delay, expires=expires, id=id
+    )
     given = headers or {}
     written = {name: value for name, value in message.headers.items() if name != CONTENT_TYPE or name in given}
     body = body.strip()

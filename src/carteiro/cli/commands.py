@@ -9,7 +9,7 @@ from typing import Annotated, Final
 import typer
 
 import carteiro
-from carteiro.cli import dlq, topics
+from carteiro.cli import config, dlq, topics
 from carteiro.cli.doctor import doctor
 from carteiro.cli.exits import CODES_HELP, Exit, exit_code, explain
 from carteiro.cli.publish import publish
@@ -32,6 +32,7 @@ for command in (run, publish, request, doctor):
     cli.command()(command)
 cli.add_typer(topics.cli, name="topics")
 cli.add_typer(dlq.cli, name="dlq")
+cli.add_typer(config.cli, name="config")
 
 
 def _version(wanted: bool) -> None:

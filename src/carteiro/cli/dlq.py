@@ -48,25 +48,23 @@ def list_(
 ) -> None:
     """List dead letters, oldest first."""
 
-    async def look() -> Sequence[DeadLetter]:
-        async with Target(app, broker).inspector() as inspector:
-            return await _letters(inspector, queue, None, limit + 1)
+    async def look() -> list[tuple[str, DeadLetter]]:
+        async with Target(app, broker).inspectors() as inspectors:
+            found = {name: await one.dead_letters(queue, limit=limit + 1) for name, one in inspectors.items()}
+            if queue is not None and not any(found.values()):
+                raise _none_in(queue, [letter for one in inspectors.values() for letter in await one.dead_letters()])
+        return [(name if len(found) > 1 else "", letter) for name, letters in found.items() for letter in letters]
 
-    letters = asyncio.run(look())
+    letters = sorted(asyncio.run(look()), key=lambda one: one[1].at)
     shown = letters[:limit]
     if json:
-        show_json([_json(letter) for letter in shown])
+        show_json([{**_json(letter), **({"broker": name} if name else {})} for name, letter in shown])
         return
     if not shown:
         print("no dead letters")
         return
-    show_table(
-        COLUMNS,
-        [
-            (one.queue, one.id, one.message.topic, one.group, one.message.attempt, f"{_ago(one.at)} ago", one.reason)
-            for one in shown
-        ],
-    )
+    several = ("broker",) if shown[0][0] else ()
+    show_table((*several, *COLUMNS), [(*((name,) if name else ()), *_row(letter)) for name, letter in shown])
     if len(letters) > limit:
         print(f"and more: --limit {limit * 10} shows up to so many")
 
@@ -178,10 +176,15 @@ async def _letters(
     missing = [id for id in ids or () if id not in {letter.id for letter in letters}]
     if letters and not missing:
         return letters
-    queues = sorted({letter.queue for letter in await inspector.dead_letters()})
-    if queue in queues:
+    everywhere = await inspector.dead_letters()
+    if any(letter.queue == queue for letter in everywhere):
         raise CommandError(f"`{queue}` has no dead letter {', '.join(missing)}: see `carteiro dlq list {queue}`")
-    raise CommandError(
+    raise _none_in(queue, everywhere)
+
+
+def _none_in(queue: str, everywhere: Sequence[DeadLetter]) -> CommandError:
+    queues = sorted({letter.queue for letter in everywhere})
+    return CommandError(
         f"there are no dead letters in `{queue}`"
         + (f": there are some in {', '.join(queues)}" if queues else ", nor any at all")
     )
@@ -189,6 +192,10 @@ async def _letters(
 
 def _ago(at: float) -> str | None:
     return age(SYSTEM_CLOCK.time() - at)
+
+
+def _row(one: DeadLetter) -> Sequence[object]:
+    return one.queue, one.id, one.message.topic, one.group, one.message.attempt, f"{_ago(one.at)} ago", one.reason
 
 
 def _json(letter: DeadLetter) -> dict[str, Any]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
+from carteiro.app import Carteiro
 from carteiro.cli.exits import Exit
 from carteiro.cli.output import heading, show_json, show_table
 from carteiro.cli.parameters import AppOption, BrokerOption, JsonOption
@@ -19,32 +20,44 @@ _WORDS: Final = {"native": "yes", "emulated": "emulated", "unsupported": "no"}
 
 
 def doctor(app: AppOption = None, broker: BrokerOption = None, json: JsonOption = False) -> int:
-    """Check the broker: reachable, durable, and what it can do.
+    """Check each broker: reachable, durable, and what it can do.
 
     Exits with 1 if there is an error; a warning is none.
     """
-    resolved = Target(app, broker).resolve()
-    backend = resolved.open_backend()
-    url = without_password(resolved.url)
-    checks = asyncio.run(_examine(backend))
-    features = backend.broker.features
-    support = {capability: features[capability] for capability in Capability}
+    target = Target(app, broker)
+    resolved = target.resolve()
+    found = [_look(resolved, name) for name in target.chosen(resolved)]
     if json:
-        show_json(
-            {
-                "broker": url,
-                "backend": features.backend,
-                "checks": checks,
-                "features": {capability.value: answer for capability, answer in support.items()},
-            }
-        )
+        show_json(found[0] if len(found) == 1 else found)
     else:
-        print(heading(f"{url} ({features.backend})"))
-        show_table(("check", "status", "detail"), [(check.name, check.status, check.detail) for check in checks])
-        rows = [(one.value, _WORDS[answer.level], answer.how) for one, answer in support.items()]
-        print()
-        show_table(("feature", "supported", "how"), rows)
-    return Exit.FAILED if any(check.status == "error" for check in checks) else Exit.DONE
+        for number, report in enumerate(found):
+            if number:
+                print()
+            _show(report)
+    failed = any(check.status == "error" for report in found for check in report["checks"])
+    return Exit.FAILED if failed else Exit.DONE
+
+
+def _look(app: Carteiro, name: str) -> dict[str, Any]:
+    backend = app.open_backend(name)
+    features = backend.broker.features
+    report = {
+        "broker": without_password(app.urls[name]),
+        "backend": features.backend,
+        "checks": asyncio.run(_examine(backend)),
+        "features": {capability.value: features[capability] for capability in Capability},
+    }
+    return report if len(app.urls) == 1 else {"name": name, **report}
+
+
+def _show(report: dict[str, Any]) -> None:
+    name = f"{report['name']}: " if "name" in report else ""
+    print(heading(f"{name}{report['broker']} ({report['backend']})"))
+    checks = [(check.name, check.status, check.detail) for check in report["checks"]]
+    show_table(("check", "status", "detail"), checks)
+    print()
+    features = [(name, _WORDS[answer.level], answer.how) for name, answer in report["features"].items()]
+    show_table(("feature", "supported", "how"), features)
 
 
 async def _examine(backend: Backend) -> Sequence[Check]:

@@ -28,7 +28,7 @@ class RunOptions(msgspec.Struct, frozen=True):
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """It consumes. `broker` is the URL without its password."""
+    """It consumes. `broker` is the URL without its password; of several, each after its name."""
 
     app: str
     broker: str

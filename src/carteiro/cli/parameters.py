@@ -13,12 +13,15 @@ from carteiro.errors import ConfigurationError
 from carteiro.ports.clock import SYSTEM_CLOCK
 
 AppOption = Annotated[
-    str | None, typer.Option("--app", metavar="MODULE:APP", help="Use the broker of this app, and declare its groups.")
+    str | None, typer.Option("--app", metavar="MODULE:APP", help="Use the brokers of this app, and declare its groups.")
 ]
 BrokerOption = Annotated[
     str | None,
     typer.Option(
-        "--broker", metavar="URL", help="Use this broker. Without it and --app: CARTEIRO_BROKER, or ./carteiro.db."
+        "--broker",
+        metavar="URL",
+        help="Use this broker; with --app, the one that the app calls so. Without either: CARTEIRO_BROKER, or "
+        "./carteiro.db.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]

@@ -53,10 +53,13 @@ def publish(
     if lines and (body != "-" or id is not None):
         raise UsageError("--lines reads the messages from stdin: give `-` as BODY, and no --id")
     configure("warning", "brief")
-    resolved = Target(app, broker).resolve_shared()
+    target = Target(app, broker)
+    resolved = target.resolve_shared()
 
     def message(text: bytes) -> Outgoing:
-        return outgoing(resolved, topic, text, key=key, headers=headers(header), type=type, delay=delay, id=id)
+        return outgoing(
+            resolved, topic, text, broker=target.name, key=key, headers=headers(header), type=type, delay=delay, id=id
+        )
 
     if lines:
         count = asyncio.run(_publish_lines(resolved, message, mandatory))
@@ -75,7 +78,7 @@ def publish(
 
 async def _publish(app: Carteiro, message: Outgoing, mandatory: bool) -> None:
     async with app:
-        await app.connection.publisher.publish(message, mandatory=mandatory)
+        await app.connections.of(message).publisher.publish(message, mandatory=mandatory)
 
 
 async def _publish_lines(app: Carteiro, message: Callable[[bytes], Outgoing], mandatory: bool) -> int:
@@ -84,7 +87,8 @@ async def _publish_lines(app: Carteiro, message: Callable[[bytes], Outgoing], ma
         with _progress() as advance:
             while chunk := await asyncio.to_thread(lambda: list(itertools.islice(sys.stdin.buffer, CHUNK))):
                 messages = [message(line) for line in chunk if line.strip()]
-                await app.connection.publisher.publish_many(messages, mandatory=mandatory)
+                if messages:
+                    await app.connections.of(messages[0]).publisher.publish_many(messages, mandatory=mandatory)
                 count += len(messages)
                 advance(len(messages), sum(map(len, chunk)))
     return count

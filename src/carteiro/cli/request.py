@@ -38,14 +38,17 @@ def request(
     Text is printed as it is, anything else as JSON.
     """
     configure("warning", "brief")
-    resolved = Target(app, broker).resolve_shared()
-    message = outgoing(resolved, topic, read(body), key=key, headers=headers(header), type=type, expires=timeout)
+    target = Target(app, broker)
+    resolved = target.resolve_shared()
+    message = outgoing(
+        resolved, topic, read(body), broker=target.name, key=key, headers=headers(header), type=type, expires=timeout
+    )
     _show(asyncio.run(_request(resolved, message, timeout)), json)
 
 
 async def _request(app: Carteiro, message: Outgoing, timeout: float) -> Message:
     async with app:
-        return await app.connection.request(message, timeout)
+        return await app.connections.of(message).request(message, timeout)
 
 
 def _show(reply: Message, json: bool) -> None:

@@ -7,7 +7,7 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -15,26 +15,32 @@ from typing import Final
 import msgspec
 
 import carteiro
-from carteiro.app import BROKER_VARIABLE, EMBEDDED, Carteiro
+from carteiro.app import Carteiro
+from carteiro.brokers import BROKER_VARIABLE, DEFAULT, EMBEDDED
 from carteiro.cli.exits import CommandError, UsageError
-from carteiro.ports.broker import Backend, Inspector
+from carteiro.ports.broker import Inspector
 from carteiro.ports.features import Capability
 
 _OURS: Final = (str(Path(carteiro.__file__).parent), "<frozen importlib", importlib.__file__)
 
 
 class Target(msgspec.Struct, frozen=True):
-    """What the user named with `--app` and `--broker`."""
+    """What the user named with `--app` and `--broker`: a URL or, of an app, the name of one of its brokers."""
 
     app: str | None
     broker: str | None
 
     def resolve(self) -> Carteiro:
         """The app; one without handlers where only a broker is named. Raises CommandError."""
-        if self.app is not None and self.broker is not None:
-            raise UsageError("--app has a broker of its own: give either --app or --broker")
         if self.app is not None:
-            return load(self.app)
+            app = load(self.app)
+            if self.broker is not None and self.broker not in app.urls:
+                raise UsageError(
+                    "--app has brokers of its own: give either --app or --broker URL"
+                    if "://" in self.broker
+                    else f"`{self.app}` has no broker `{self.broker}`: it has {', '.join(app.urls)}"
+                )
+            return app
         embedded = EMBEDDED.partition(":///")[2]
         if self.broker is None and not os.environ.get(BROKER_VARIABLE) and not os.path.exists(embedded):
             raise CommandError(
@@ -43,35 +49,57 @@ class Target(msgspec.Struct, frozen=True):
             )
         return Carteiro("cli", broker=self.broker)
 
+    @property
+    def name(self) -> str | None:
+        """The broker that is named among an app's."""
+        return None if self.app is None else self.broker
+
+    def chosen(self, app: Carteiro) -> list[str]:
+        """The brokers that are meant: the one that is named, or all."""
+        return list(app.urls) if self.name is None else [self.name]
+
     def resolve_shared(self) -> Carteiro:
         """As `resolve`; raises CommandError for a broker in which no other process could ever see anything."""
         app = self.resolve()
-        support = app.open_backend().broker.features[Capability.MULTIPROCESS]
-        if not support:
-            raise CommandError(
-                f"`{app.url}` can be used from its own process only ({support.how}): this command is another"
-            )
+        for name in self.chosen(app):
+            support = app.open_backend(name).broker.features[Capability.MULTIPROCESS]
+            if not support:
+                raise CommandError(
+                    f"`{app.urls[name]}` can be used from its own process only ({support.how}): this command is another"
+                )
         return app
 
     @contextlib.asynccontextmanager
-    async def backend(self) -> AsyncIterator[Backend]:
-        """The backend, connected. Declares nothing."""
-        backend = self.resolve_shared().open_backend()
-        await backend.broker.connect()
-        try:
-            yield backend
-        finally:
-            await backend.broker.close()
+    async def inspectors(self) -> AsyncIterator[Mapping[str, Inspector]]:
+        """The brokers that are meant, as an operator sees them; raises CommandError if one lets itself not be seen.
+
+        They are connected, and nothing is declared.
+        """
+        app = self.resolve_shared()
+        async with contextlib.AsyncExitStack() as opened:
+            found: dict[str, Inspector] = {}
+            for name in self.chosen(app):
+                broker = app.open_backend(name).broker
+                await broker.connect()
+                opened.push_async_callback(broker.close)
+                if not isinstance(broker, Inspector):
+                    support = broker.features[Capability.INSPECT]
+                    raise CommandError(f"the {broker.features.backend} broker has no inspection: {support.how}")
+                found[name] = broker
+            yield found
 
     @contextlib.asynccontextmanager
     async def inspector(self) -> AsyncIterator[Inspector]:
-        """The broker as an operator sees it; raises CommandError if it does not let itself be seen."""
-        async with self.backend() as backend:
-            broker = backend.broker
-            if not isinstance(broker, Inspector):
-                support = broker.features[Capability.INSPECT]
-                raise CommandError(f"the {broker.features.backend} broker has no inspection: {support.how}")
-            yield broker
+        """The one broker that is meant: the one that is named, or the default."""
+        one = self if self.app is None or self.broker is not None else Target(self.app, DEFAULT)
+        async with one.inspectors() as found:
+            (inspector,) = found.values()
+            try:
+                yield inspector
+            except CommandError as error:
+                if one is self or len(self.resolve().urls) == 1:
+                    raise
+                raise CommandError(f"{error} (on the broker `{DEFAULT}`: --broker names another)") from error
 
 
 def load(name: str) -> Carteiro:
@@ -111,7 +139,8 @@ def _broken(module: str, error: BaseException) -> CommandError:
     summary = traceback.TracebackException(type(error), error, trace)
     while len(summary.stack) > 1 and summary.stack[-1].filename.startswith(_OURS):
         summary.stack.pop()
-    text = str(error) or type(error).__name__
+    text, *more = str(error).splitlines() or [type(error).__name__]
+    text += f" (and {len(more)} more, above)" if more else ""
     what = text if isinstance(error, carteiro.CarteiroError) else f"{type(error).__name__}: {text}"
     return CommandError(f"module `{module}` cannot be imported: {what}", preface="".join(summary.format()))
 

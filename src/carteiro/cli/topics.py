@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any, Final
 
+import msgspec
 import typer
 
 from carteiro.cli.exits import CommandError, UsageError
@@ -62,20 +63,30 @@ def list_(
 
 
 async def _list(target: Target, watch: bool, all: bool, json: bool) -> None:
-    async with target.inspector() as inspector:
+    async with target.inspectors() as inspectors:
+        several = len(inspectors) > 1
+        columns = ("broker", *COLUMNS) if several else COLUMNS
 
-        async def look() -> list[GroupStatus]:
-            return [one for one in await inspector.groups() if all or not one.topic.startswith("$")]
+        async def look() -> list[tuple[str, GroupStatus]]:
+            return [
+                (name, one)
+                for name, inspector in inspectors.items()
+                for one in await inspector.groups()
+                if all or not one.topic.startswith("$")
+            ]
+
+        async def rows() -> list[Sequence[object]]:
+            return [(name, *_row(one)) if several else _row(one) for name, one in await look()]
 
         if watch and not json:
-            await _watch(look)
+            await _watch(columns, rows)
             return
         while True:
-            found = await look()
             if json:
-                show_json(found)
-            elif found:
-                show_table(COLUMNS, [_row(one) for one in found])
+                found = await look()
+                show_json([{"broker": name, **msgspec.structs.asdict(one)} if several else one for name, one in found])
+            elif lines := await rows():
+                show_table(columns, lines)
             else:
                 print("no group has subscribed to anything yet")
             if not watch:
@@ -83,13 +94,13 @@ async def _list(target: Target, watch: bool, all: bool, json: bool) -> None:
             await SYSTEM_CLOCK.sleep(EVERY)
 
 
-async def _watch(look: Any) -> None:
+async def _watch(columns: Sequence[str], rows: Callable[[], Awaitable[list[Sequence[object]]]]) -> None:
     from rich.live import Live
 
-    with Live(rich_table(COLUMNS, [_row(one) for one in await look()]), auto_refresh=False) as live:
+    with Live(rich_table(columns, await rows()), auto_refresh=False) as live:
         while True:
             await SYSTEM_CLOCK.sleep(EVERY)
-            live.update(rich_table(COLUMNS, [_row(one) for one in await look()]), refresh=True)
+            live.update(rich_table(columns, await rows()), refresh=True)
 
 
 def _row(one: GroupStatus) -> Sequence[object]:

@@ -10,11 +10,12 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
@@ -32,6 +33,8 @@ log = logging.getLogger("carteiro.run")
 LOOK = 1.0
 """Seconds between two looks at the limits of a worker that is to be recycled."""
 
+
+_PASSWORD_OPTION: Final = re.compile(r"([?&]\w*password=)[^&]*")
 
 SWITCH_INTERVAL: Final = 0.0001
 """Seconds after which a thread that wants the interpreter gets it. A backend's thread asks for it after each call into
@@ -84,19 +87,20 @@ class _Shift:
 
     async def _work(self) -> None:
         async with self._app as app:
-            features = app.connection.broker.features
-            if self._options.workers > 1 and not features[Capability.MULTIPROCESS]:
-                raise UnsupportedFeature(
-                    f"--workers {self._options.workers} needs several processes, which the {features.backend} broker "
-                    f"does not have: {features[Capability.MULTIPROCESS].how}"
-                )
+            for connection in app.connections.values() if self._options.workers > 1 else ():
+                features = connection.broker.features
+                if not features[Capability.MULTIPROCESS]:
+                    raise UnsupportedFeature(
+                        f"--workers {self._options.workers} needs several processes, which the {features.backend} "
+                        f"broker does not have: {features[Capability.MULTIPROCESS].how}"
+                    )
             await app.run(only=self._options.only, concurrency=self._options.concurrency)
 
     async def _look_after(self) -> None:
         """Report when it consumes, and when it has reached a limit."""
         await self._app.ready()
-        assert self._app.worker is not None
-        self._report(Ready(self._app.name, without_password(self._app.url), named(list(self._app.worker.lanes))))
+        lanes = [lane for worker in self._app.workers.values() for lane in worker.lanes]
+        self._report(Ready(self._app.name, where(self._app.urls), named(lanes)))
         if self._options.max_messages is None and self._options.max_memory is None:
             return
         while (reason := self._worn()) is None:
@@ -104,9 +108,10 @@ class _Shift:
         self._report(Worn(reason))
 
     def _worn(self) -> str | None:
-        worker, limits = self._app.worker, self._options
-        if worker is not None and limits.max_messages is not None and worker.handled >= limits.max_messages:
-            return f"it has handled {worker.handled} messages"
+        limits = self._options
+        handled = sum(worker.handled for worker in self._app.workers.values())
+        if limits.max_messages is not None and handled >= limits.max_messages:
+            return f"it has handled {handled} messages"
         if limits.max_memory is not None and (memory := resident()) >= limits.max_memory:
             return f"it takes {memory / 1_048_576:.0f} MB of memory"
         return None
@@ -129,7 +134,7 @@ class _Shift:
                 if len(self._signals) == 1
                 else "stopping at once"
             )
-        if self._app.worker is None:
+        if not self._app.workers:
             self._working.cancel()
         else:
             self._app.stop()
@@ -168,11 +173,19 @@ def resident() -> int:
 
 def without_password(url: str) -> str:
     """The URL as it may be shown."""
+    url = _PASSWORD_OPTION.sub(r"\1***", url)
     parts = urlsplit(url)
     if parts.password is None:
         return url
     user, _, host = parts.netloc.rpartition("@")
     return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}"))
+
+
+def where(urls: Mapping[str, str]) -> str:
+    """The brokers as they may be shown; by name, where there are several."""
+    if len(urls) == 1:
+        return without_password(*urls.values())
+    return ", ".join(f"{name} {without_password(url)}" for name, url in urls.items())
 
 
 def named(subscriptions: list[Subscription]) -> list[str]:

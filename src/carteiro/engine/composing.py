@@ -22,6 +22,7 @@ def compose(
     codec: Codec,
     dedupe: float | None = None,
     target: Native | None = None,
+    broker: str | None = None,
 ) -> Outgoing:
     """Raises Unencodable for a value that no body can hold, or a header, key or id that is no text; UnsupportedFeature
     for what `target`, an object in place of a topic's name, cannot carry.
@@ -29,7 +30,7 @@ def compose(
     body, content_type = encode(value, codec=codec)
     check_text(topic, id=id, key=key, correlation_id=correlation_id)
     written = described(topic, headers, content_type)
-    message = Outgoing(id, topic, body, key, written, correlation_id, delay, dedupe, target)
+    message = Outgoing(id, topic, body, key, written, correlation_id, delay, dedupe, target, broker)
     if target is not None:
         target.check_outgoing(message)
     return message

@@ -28,6 +28,7 @@ from carteiro.message import (
     Action,
     Delivery,
     Message,
+    Native,
     Outcome,
     Outgoing,
     Subscription,
@@ -42,10 +43,11 @@ Intercept = Callable[[Outgoing], Awaitable[list[Outgoing]]]
 
 
 class Surroundings(msgspec.Struct, eq=False):
-    """What all the attempts of a worker share."""
+    """What all the attempts of a worker share. `broker_of` names the broker of what goes to a topic, as asked for."""
 
     clock: Clock
     deadlines: Deadlines
+    broker_of: Callable[[str | Native, str | None], str]
     store: Store | None = None
     intercept: Intercept | None = None
     codec: Codec = "json"
@@ -86,12 +88,14 @@ class Endings:
             result, emitted = result.result, list(result.emitted)
         if result is not None:
             emitted.extend(
-                Emitted(to.topic, result, None if to.key is None else to.key(result), NO_HEADERS, 0.0, to.target)
+                Emitted(
+                    to.topic, result, None if to.key is None else to.key(result), NO_HEADERS, 0.0, to.target, to.broker
+                )
                 for to in self._handler.publishes
             )
         for number, emit in enumerate(emitted):
             sent = self._outgoing(message, emit, number)
-            outgoing.extend([sent] if self._around.intercept is None else await self._around.intercept(sent))
+            outgoing.extend([sent] if self._around.intercept is None else await self._intercepted(sent))
         return outgoing
 
     def replied(self, message: Message, result: Any) -> list[Outgoing]:
@@ -136,9 +140,17 @@ class Endings:
             "or make it a plain `def` or runs_in='thread'", self.name, held * 1000,
         )  # fmt: skip
 
+    async def _intercepted(self, message: Outgoing) -> list[Outgoing]:
+        """What publish middleware makes of a message goes where that was to go."""
+        assert self._around.intercept is not None
+        return [
+            sent if sent.broker == message.broker else msgspec.structs.replace(sent, broker=message.broker)
+            for sent in await self._around.intercept(message)
+        ]
+
     def _outgoing(self, parent: Message, emit: Emitted, number: int) -> Outgoing:
         return compose(
             emit.topic, emit.value, id=emitted_id(parent, self._subscription, number), key=emit.key,
             headers=emit.headers, correlation_id=parent.correlation_id, delay=emit.delay, codec=self._around.codec,
-            target=emit.target,
+            target=emit.target, broker=self._around.broker_of(emit.target or emit.topic, emit.broker),
         )  # fmt: skip

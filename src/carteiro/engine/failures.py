@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +30,12 @@ def describe(error: BaseException) -> str:
     except Exception as worse:
         text = f"(its text cannot be had: {type(worse).__name__})"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def is_hopeless(reason: str) -> bool:
+    """Whether a dead letter of this reason, as `describe` has it, would only die again however often it is tried."""
+    kind = reason.partition(":")[0]
+    return any(kind == error.__name__ for error in _with_subclasses(_HOPELESS))
 
 
 def failure_of(delivery: Delivery, error: BaseException, now: float) -> Failure:
@@ -91,3 +98,10 @@ def _traceback(error: BaseException) -> str:
     while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OURS):
         trace = trace.tb_next
     return "".join(traceback.format_exception(type(error), error, trace))
+
+
+def _with_subclasses(kinds: Iterable[type[BaseException]]) -> Iterator[type[BaseException]]:
+    """These and the user's own kinds of them: a `class OrderClosed(Reject)`."""
+    for kind in kinds:
+        yield kind
+        yield from _with_subclasses(kind.__subclasses__())

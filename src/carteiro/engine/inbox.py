@@ -35,6 +35,10 @@ class Inbox:
         self._opening = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def is_open(self) -> bool:
+        return self._task is not None
+
     async def open(self) -> None:
         async with self._opening:
             if self._task is None:

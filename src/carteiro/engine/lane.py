@@ -25,6 +25,7 @@ from carteiro.ports.clock import Clock
 
 log = logging.getLogger("carteiro.worker")
 
+ACK: Final = Action.ACK
 RELEASE: Final = Action.RELEASE
 
 TURN: Final = 0.002
@@ -69,6 +70,12 @@ class Lane:
         self.doubtful: set[Delivery] = set()
         """Those that a settle without an answer may have ended."""
         self.handled = 0
+        self.handled_at: float | None = None
+        """When the last of them was settled, and
+        when deliveries came last, or were first waited for: monotonic."""
+        self.fed_at = clock.monotonic()
+        self.last_failure: Failure | None = None
+        """Of an attempt that ended here."""
         self.stopping = False
         self.hungry: Callable[[], None] = lambda: None
         """Called when there is room again."""
@@ -106,7 +113,7 @@ class Lane:
 
     def put(self, deliveries: Sequence[Delivery]) -> None:
         """Take what was fetched."""
-        now = self.clock.monotonic()
+        self.fed_at = now = self.clock.monotonic()
         held = self.held
         for delivery in deliveries:
             held[delivery] = now
@@ -115,15 +122,26 @@ class Lane:
 
     def settled(self, outcomes: Sequence[Outcome]) -> None:
         """The broker has them; their room is free."""
-        held = self.held
+        held, handled = self.held, 0
         for outcome in outcomes:
             held.pop(outcome.delivery, None)
-            if outcome.action is not RELEASE:
-                self.handled += 1
+            if outcome.action is ACK:
+                handled += 1
+            elif outcome.action is not RELEASE:
+                handled += 1
+                self.failed(outcome.failure)
+        if handled:
+            self.handled += handled
+            self.handled_at = self.clock.monotonic()
         if self.doubtful:
             self.doubtful.difference_update(outcome.delivery for outcome in outcomes)
         if not self.buffer or self.room() * 4 >= min(self._prefetch, MOST_AT_ONCE):
             self.hungry()
+
+    def failed(self, failure: Failure | None) -> None:
+        """Remember why an attempt failed, for those who ask how it goes."""
+        if failure is not None:
+            self.last_failure = failure
 
     def adapt(self) -> None:
         """Set the prefetch by the pace since the last call: a slow handler hoards nothing, a fast one never waits."""

@@ -12,6 +12,7 @@ from carteiro.message import Message, Native, Outgoing, Subscription
 from carteiro.policies.batch import Batch
 from carteiro.policies.idempotency import Idempotency
 from carteiro.policies.rate import Rate
+from carteiro.policies.reprocess import Reprocess
 from carteiro.policies.retry import Retry
 
 ConsumeMiddleware = Callable[[Message, Callable[[Message], Awaitable[Any]]], Awaitable[Any]]
@@ -28,6 +29,8 @@ class Publication(msgspec.Struct, frozen=True, eq=False):
     key: Callable[[Any], str | None] | None = None
     target: Native | None = None
     """What was given in place of a topic's name."""
+    broker: str | None = None
+    """The name of the broker that it goes to; None leaves the choice to the app."""
 
 
 class Handler(msgspec.Struct, frozen=True, eq=False):
@@ -51,3 +54,5 @@ class Route(msgspec.Struct, frozen=True, eq=False):
     prefetch: int | None
     rate: Rate | None
     batch: Batch | None
+    dead_letters: bool = True
+    reprocess: Reprocess | None = None

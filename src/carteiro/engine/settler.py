@@ -9,6 +9,7 @@ import msgspec
 
 from carteiro.engine.batcher import Batcher
 from carteiro.engine.failures import describe
+from carteiro.engine.forwarder import Ahead, Forward, Forwarder
 from carteiro.engine.lane import Lane
 from carteiro.engine.reconnect import reconnect_wait
 from carteiro.errors import BrokerUnavailable
@@ -29,21 +30,61 @@ class Settler:
     were settled, as those that another worker has taken meanwhile; for neither is there anything left to do.
 
     `store` is where writes go that the broker cannot commit with the settle: first, so that a crash between repeats the
-    delivery and loses nothing.
+    delivery and loses nothing. What is emitted to other brokers than `name`, the consumer's own, goes out before that,
+    each by its `forward`, and with writes to such a store so does what is emitted to its own.
     """
 
-    def __init__(self, consumer: Consumer, store: Store | None, clock: Clock) -> None:
+    def __init__(
+        self, consumer: Consumer, name: str, forward: Mapping[str, Forward], store: Store | None, clock: Clock
+    ) -> None:
         self.lanes: Mapping[Subscription, Lane] = {}
-        self.giving_up = False
-        """Set when the worker can wait no longer: what the broker does not take is left to its lease."""
+        self._giving_up = False
+        self._killed = False
         self._consumer = consumer
+        self._name = name
         self._store = store
         self._clock = clock
         self._batcher = Batcher(self._send, limit=LARGEST)
-        self.add = self._batcher.add
-        self.drain = self._batcher.drain
+        self._forwarders = {
+            one: Forwarder(one, publish, self._add_in_order, clock)
+            for one, publish in forward.items()
+            if one != name or store is not None
+        }
+        self.add = self._add_in_order if self._forwarders else self._batcher.add
+
+    def give_up(self) -> None:
+        """The worker can wait no longer: what the broker does not take is left to its lease."""
+        self._giving_up = True
+        for forwarder in self._forwarders.values():
+            forwarder.giving_up = True
+
+    def kill(self) -> None:
+        """Settle and publish nothing more, as a killed process would."""
+        self._killed = True
+        for forwarder in self._forwarders.values():
+            forwarder.killed = True
+
+    async def drain(self) -> None:
+        """Return when everything added so far is settled, or given up."""
+        for forwarder in self._forwarders.values():  # in the order in which an outcome goes through them
+            await forwarder.drain()
+        await self._batcher.drain()
+
+    def _add_in_order(self, outcome: Outcome) -> None:
+        """Settle it once what it emits elsewhere is safe, one broker after the other."""
+        for name, forwarder in self._forwarders.items() if outcome.emits else ():
+            if name == self._name and not outcome.writes:
+                continue
+            ahead = [emit for emit in outcome.emits if (emit.broker or self._name) == name]
+            if ahead:
+                rest = [emit for emit in outcome.emits if (emit.broker or self._name) != name]
+                forwarder.add(Ahead(ahead, msgspec.structs.replace(outcome, emits=rest)))
+                return
+        self._batcher.add(outcome)
 
     async def _send(self, outcomes: list[Outcome]) -> None:
+        if self._killed:
+            return
         lost = await self._settled(outcomes)
         doubtful = sum(self.lanes[delivery.subscription].lost(delivery) for delivery in lost)
         if doubtful:
@@ -61,7 +102,7 @@ class Settler:
                 return await self._settle(outcomes)
             except BrokerUnavailable as error:
                 self._doubt(outcomes)
-                if self.giving_up:
+                if self._giving_up:
                     log.error(
                         "%d outcomes may not be settled, and then their messages will come again: %s",
                         len(outcomes), error,

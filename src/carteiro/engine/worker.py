@@ -10,21 +10,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from carteiro.engine.attempt import Attempt, Handle, by_type
 from carteiro.engine.batches import BatchAttempt, in_batches
+from carteiro.engine.dropping import Dropper
 from carteiro.engine.endings import Surroundings
+from carteiro.engine.forwarder import Forward
 from carteiro.engine.intake import Intake
 from carteiro.engine.lane import Lane, one_by_one
 from carteiro.engine.leases import Leases
 from carteiro.engine.once import Once
 from carteiro.engine.quarantine import Quarantine
+from carteiro.engine.reprocessing import Reprocessing
 from carteiro.engine.routes import Handler, Route
 from carteiro.engine.settler import Settler
 from carteiro.errors import ConfigurationError
-from carteiro.message import Subscription
+from carteiro.message import Outcome, Subscription
 from carteiro.policies.rate import RateLimiter
 from carteiro.ports.broker import Broker
 
@@ -35,14 +38,25 @@ LAST_WORDS: Final = 5.0
 
 
 class Worker:
-    """Runs routes on a broker that is connected and on which their subscriptions are declared."""
+    """Runs routes on a broker that is connected and on which their subscriptions are declared.
 
-    def __init__(self, broker: Broker, routes: Sequence[Route], around: Surroundings) -> None:
+    `name` is the app's for it; `forward` publishes to each of the app's brokers, by name.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        broker: Broker,
+        routes: Sequence[Route],
+        around: Surroundings,
+        forward: Mapping[str, Forward],
+    ) -> None:
         self.routes = tuple(routes)
         self._around = around
         self._consumer = broker.consume([route.subscription for route in routes])
         apart = None if around.store is broker.store else around.store
-        self._settler = Settler(self._consumer, apart, around.clock)
+        self._settler = Settler(self._consumer, name, forward, apart, around.clock)
+        self._droppers: list[Dropper] = []
         self.lanes: dict[Subscription, Lane] = {route.subscription: self._lane(route) for route in routes}
         self._settler.lanes = self.lanes
         self._leases = Leases(self._consumer, self.lanes.values(), around.clock)
@@ -50,6 +64,9 @@ class Worker:
             self._consumer, self.lanes, _limits(routes, around), Quarantine(self._consumer), self._leases.begin,
             around.clock,
         )  # fmt: skip
+        self._reprocessing: Reprocessing | None = None
+        if any(route.reprocess is not None for route in routes):
+            self._reprocessing = Reprocessing(routes, broker, around.store, around.clock)
         self._tasks: list[asyncio.Task[None]] = []
         self._killed = False
         self._stop_requested = asyncio.Event()
@@ -70,11 +87,18 @@ class Worker:
     def handled(self) -> int:
         return sum(lane.handled for lane in self.lanes.values())
 
+    @property
+    def dropped(self) -> int:
+        """How many messages have failed for good where no dead letters are kept."""
+        return sum(dropper.count for dropper in self._droppers)
+
     def start(self) -> None:
         self._tasks = [
             asyncio.create_task(self._intake.run(), name="carteiro intake"),
             asyncio.create_task(self._leases.run(), name="carteiro leases"),
         ]
+        if self._reprocessing is not None:
+            self._tasks.append(asyncio.create_task(self._reprocessing.run(), name="carteiro reprocessing"))
 
     async def run_until_stopped(self) -> None:
         """Return after `request_stop`; raise what makes it impossible to go on."""
@@ -98,14 +122,15 @@ class Worker:
         if self._killed:
             return
         self._stop_requested.set()
-        intake, leases = self._tasks
-        await _cancel(intake)
+        intake, leases, *reprocessing = self._tasks
+        for task in (intake, *reprocessing):
+            await _cancel(task)
         self._intake.close()
         self._around.stopping = True
         for lane in self.lanes.values():
             lane.stop()
         await self._finish(grace)
-        self._settler.giving_up = True
+        self._settler.give_up()
         await self._settler.drain()
         await _cancel(leases)
         self._around.deadlines.close()
@@ -118,6 +143,7 @@ class Worker:
         for task in self._tasks:
             task.cancel()
         self._intake.close()
+        self._settler.kill()
         self._around.deadlines.close()
         for lane in self.lanes.values():
             lane.stopping = True
@@ -153,6 +179,10 @@ class Worker:
         self._patience.cancel()
 
     def _lane(self, route: Route) -> Lane:
+        settle: Callable[[Outcome], None] = self._settler.add
+        if not route.dead_letters:
+            settle = dropper = Dropper(settle)
+            self._droppers.append(dropper)
         attempts = min(handler.retry.attempts for handler in route.handlers)
         capacity, serve = route.concurrency, None
         if route.batch is not None:
@@ -168,7 +198,7 @@ class Worker:
             prefetch=0 if attempts == 1 or route.rate is not None else route.prefetch,
             attempts=attempts,
             clock=self._around.clock,
-            settle=self._settler.add,
+            settle=settle,
         )
 
     def _handle(self, route: Route) -> Handle:

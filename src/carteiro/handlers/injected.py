@@ -44,19 +44,22 @@ class Emitted(msgspec.Struct, frozen=True):
     delay: float
     target: Native | None = None
     """What was given in place of a topic's name."""
+    broker: str | None = None
 
 
 class Emit(Generic[T]):
-    """Call it with a value to publish to its topic: atomically with the ack, and only if the handler succeeds.
+    """Call it with a value to publish to its topic, only if the handler succeeds: atomically with the ack, or, to
+    another broker than the message came from, before it.
 
     In a unit test make one by hand, `Emit("stock.released")`, and look at its `emitted`.
     """
 
-    __slots__ = ("_target", "emitted", "topic")
+    __slots__ = ("_broker", "_target", "emitted", "topic")
 
-    def __init__(self, topic: str | Native, emitted: list[Emitted] | None = None) -> None:
+    def __init__(self, topic: str | Native, emitted: list[Emitted] | None = None, *, broker: str | None = None) -> None:
         self.topic = topic if isinstance(topic, str) else topic.topic
         self._target = None if isinstance(topic, str) else topic
+        self._broker = broker
         self.emitted = [] if emitted is None else emitted
 
     def __call__(
@@ -70,4 +73,4 @@ class Emit(Generic[T]):
         """`delay` is in seconds from the broker's now when it is a number."""
         seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay or 0.0
         written = NO_HEADERS if headers is None else headers
-        self.emitted.append(Emitted(self.topic, value, key, written, seconds, self._target))
+        self.emitted.append(Emitted(self.topic, value, key, written, seconds, self._target, self._broker))

@@ -37,6 +37,7 @@ class BodyMarker:
 @dataclass(frozen=True, slots=True)
 class TopicMarker:
     to: str | Native
+    broker: str | None = None
 
 
 Marker = DependsMarker | PathMarker | HeaderMarker | BodyMarker | TopicMarker
@@ -71,9 +72,12 @@ def Body(embed: bool | None = None) -> Any:
     return BodyMarker(embed)
 
 
-def Topic(name: str | Native) -> Any:
-    """The topic of an `Emit`: `Annotated[Emit[Reserved], Topic("stock.released")]`, or the broker's own object."""
-    return TopicMarker(name)
+def Topic(name: str | Native, *, broker: str | None = None) -> Any:
+    """The topic of an `Emit`: `Annotated[Emit[Reserved], Topic("stock.released")]`, or the broker's own object.
+
+    `broker` is the name of one of the app's brokers; by default the one on which the topic lives.
+    """
+    return TopicMarker(name, broker)
 
 
 BARE: dict[Any, Marker] = {Path: PathMarker(None), Header: HeaderMarker(None), Body: BodyMarker(None)}

@@ -14,6 +14,7 @@ from typing import Any, get_args
 from carteiro.errors import InvalidHandler
 from carteiro.handlers.codecs import decoder
 from carteiro.handlers.dependencies import Kind
+from carteiro.handlers.markers import TopicMarker
 from carteiro.handlers.running import (
     CallSync,
     across,
@@ -29,7 +30,7 @@ from carteiro.handlers.running import (
 from carteiro.handlers.signature import describe, is_async, is_async_generator, is_generator, name_of, place_of
 from carteiro.handlers.sources import BatchSources, MessageSources, Sources
 from carteiro.handlers.wiring import Call, Function, Wiring
-from carteiro.message import Message, Native
+from carteiro.message import Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +39,8 @@ class Plan:
 
     `call` decodes, injects, calls and closes, and gives what the handler returned, or `Called` if `emits`. It raises
     InvalidBody either when called or when awaited. `place` is file and line, `body_type` what the body is decoded to
-    (None where nothing is), `returns` the annotation of what is returned (Any where there is none). `targets` are the
-    objects that it emits to in place of topics.
+    (None where nothing is), `returns` the annotation of what is returned (Any where there is none). `emits_to` says
+    where its `Emit`s go.
     """
 
     name: str
@@ -48,7 +49,7 @@ class Plan:
     emits: bool
     body_type: Any
     returns: Any
-    targets: tuple[Native, ...] = ()
+    emits_to: tuple[TopicMarker, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class BatchPlan:
     emits: bool
     body_type: Any
     returns: Any
-    targets: tuple[Native, ...] = ()
+    emits_to: tuple[TopicMarker, ...] = ()
 
 
 def compile_plan(
@@ -95,7 +96,7 @@ def compile_plan(
         wiring.emitted is not None,
         call.body_type,
         call.returns,
-        tuple(wiring.targets),
+        tuple(wiring.emits_to),
     )
 
 
@@ -130,7 +131,7 @@ def compile_batch_plan(
         wiring.emitted is not None,
         body_type,
         call.returns,
-        tuple(wiring.targets),
+        tuple(wiring.emits_to),
     )
 
 

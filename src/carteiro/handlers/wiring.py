@@ -18,7 +18,6 @@ from carteiro.handlers.injected import Emit
 from carteiro.handlers.markers import BodyMarker, DependsMarker, HeaderMarker, PathMarker, TopicMarker
 from carteiro.handlers.signature import EMPTY, Parameter, describe, name_of, read_signature
 from carteiro.handlers.sources import Source, Sources, is_field
-from carteiro.message import Native
 from carteiro.ports.native import named
 
 Function = Callable[..., Any]
@@ -49,8 +48,7 @@ class Wiring:
     calls: list[tuple[Kind, Call]] = field(default_factory=list)
     emitted: int | None = None
     """The slot of the list that collects what is emitted."""
-    targets: list[Native] = field(default_factory=list)
-    """What is emitted to in place of topics."""
+    emits_to: list[TopicMarker] = field(default_factory=list)
     _shared: dict[Any, Place] = field(default_factory=dict)
 
     def read(self, function: Function, where: str, chain: tuple[Function, ...] = ()) -> Call:
@@ -152,15 +150,14 @@ class Wiring:
 
     def _emit(self, marker: TopicMarker, here: str) -> Place:
         try:
-            _, target = named(marker.to)
+            named(marker.to)
         except InvalidTopic as error:
             raise InvalidHandler(f"{here}: {error}") from error
         if self.emitted is None:
             _, self.emitted = self._give(_new_list)
-        if target is not None:
-            self.targets.append(target)
-        to, emitted = marker.to, self.emitted
-        return self._derive(lambda slots: Emit(to, slots[emitted]))
+        self.emits_to.append(marker)
+        to, broker, emitted = marker.to, marker.broker, self.emitted
+        return self._derive(lambda slots: Emit(to, slots[emitted], broker=broker))
 
     def _depend(
         self, parameter: Parameter, marker: DependsMarker, where: str, here: str, chain: tuple[Function, ...]

@@ -121,6 +121,11 @@ class GroupStatus(msgspec.Struct, frozen=True):
     oldest: float | None
     consumers: int
 
+    @property
+    def left(self) -> int:
+        """How many are neither done nor dead, as far as the broker tells."""
+        return self.waiting + (self.delayed or 0) + (self.retrying or 0) + (self.in_flight or 0)
+
 
 @runtime_checkable
 class Inspector(Protocol):

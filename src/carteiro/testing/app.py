@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, TypeVar, get_args
 
 from carteiro.app import Carteiro
+from carteiro.brokers import DEFAULT
 from carteiro.durations import Duration, seconds
 from carteiro.engine.worker import Worker
 from carteiro.errors import ConfigurationError
@@ -28,15 +29,16 @@ T = TypeVar("T")
 
 QUIET_TURNS = 10
 """Turns of the event loop without any activity after which nothing more is taken to happen by itself. A worker that was
-told to stop, or has just died, needs 4 until its intake shows it."""
+told to stop, or has just died, needs 4 until its intake shows it, and one of several 7."""
 
 
 class TestApp:
     """An app under test: `async with TestApp(app) as t`.
 
-    Handlers run as they do in production, on a broker in memory; retries, delays, leases, timeouts and rate limits go
-    by a virtual clock that only `advance` and `request` move. `overrides` replaces dependencies. `patience` is the real
-    seconds that a handler may be silent (in a thread, in real I/O) before it is taken to wait for time to pass.
+    Handlers run as they do in production, on a broker in memory for each of the app's; retries, delays, leases,
+    timeouts and rate limits go by a virtual clock that only `advance` and `request` move. `overrides` replaces
+    dependencies. `patience` is the real seconds that a handler may be silent (in a thread, in real I/O) before it is
+    taken to wait for time to pass.
 
     On exit the app stops as it always does; its grace passes at once. If the worker has died of an error, the exit
     raises it, and so does all that waits for the worker.
@@ -56,8 +58,10 @@ class TestApp:
         self.clock = VirtualClock() if start is None else VirtualClock(start)
         self._overrides = dict(overrides or {})
         self._patience = patience
-        self._tap = Wiretap(open_backend("memory://", clock=self.clock))
-        self._tap.on_crash = self._crash
+        self._published: list[Outgoing] = []
+        self._taps = {name: Wiretap(open_backend("memory://", clock=self.clock), self._published) for name in app.urls}
+        for tap in self._taps.values():
+            tap.on_crash = self._crash
         self._exits = contextlib.AsyncExitStack()
         self._running: asyncio.Task[None] | None = None
         self._dying = False
@@ -67,9 +71,9 @@ class TestApp:
 
     async def __aenter__(self) -> TestApp:
         async with contextlib.AsyncExitStack() as exits:
-            exits.enter_context(self.app.on(self._tap, clock=self.clock, overrides=self._overrides))
+            exits.enter_context(self.app.on(self._taps, clock=self.clock, overrides=self._overrides))
             await exits.enter_async_context(self.app)
-            if self.app.declared():
+            if any(self.app.declared(broker) for broker in self._taps):
                 self._running = asyncio.create_task(self._run(), name="carteiro test worker")
                 exits.push_async_exit(self._stop)
                 await self._started(self._running)
@@ -132,14 +136,15 @@ class TestApp:
         `"after_ack"`: it is settled, and nobody knows. Another worker starts at once; leases end when time passes.
         """
         behind = [
-            subscription
-            for subscription, sharing in self.app.declared().items()
+            (tap, subscription)
+            for broker, tap in self._taps.items()
+            for subscription, sharing in self.app.declared(broker).items()
             if any(subscriber.function is handler for subscriber in sharing)
         ]
         if not behind:
             raise ConfigurationError(f"{handler!r} is no subscriber of app `{self.app.name}`")
-        for subscription in behind:
-            self._tap.crashes[subscription, point] = times
+        for tap, subscription in behind:
+            tap.crashes[subscription, point] = times
 
     # -- looking ---------------------------------------------------------------------------------------------------
 
@@ -156,24 +161,32 @@ class TestApp:
         return [decode(_as_message(message)) for message in self.messages(topic)]
 
     def messages(self, topic: str | Native = "#") -> list[Outgoing]:
-        """What was published to `topic`, with key, headers and all."""
+        """What was published to `topic`, with key, headers, the broker's name and all."""
         name = _name(topic)
-        return [message for message in self._tap.published if matches(name, message.topic)]
+        return [message for message in self._published if matches(name, message.topic)]
 
     def dead(self, topic: str | Native = "#") -> list[DeadLetter]:
         """The dead letters among what was published to `topic`, with reason and history."""
         name = _name(topic)
-        return [letter for letter in _at_once(self._inspector.dead_letters()) if matches(name, letter.message.topic)]
+        return [
+            letter
+            for broker in self._taps
+            for letter in _at_once(self._inspector(broker).dead_letters())
+            if matches(name, letter.message.topic)
+        ]
 
-    def groups(self) -> dict[tuple[str, str], GroupStatus]:
-        """What waits for whom: a status for each (topic, group)."""
-        return {(status.topic, status.group): status for status in _at_once(self._inspector.groups())}
+    def groups(self, broker: str = DEFAULT) -> dict[tuple[str, str], GroupStatus]:
+        """What waits for whom on one of the app's brokers: a status for each (topic, group)."""
+        return {(status.topic, status.group): status for status in _at_once(self._inspector(broker).groups())}
 
     # -- how -------------------------------------------------------------------------------------------------------
 
     @property
-    def _inspector(self) -> Inspector:
-        inner = self._tap.inner.broker
+    def _activity(self) -> int:
+        return sum(tap.activity for tap in self._taps.values())
+
+    def _inspector(self, broker: str) -> Inspector:
+        inner = self._taps[broker].inner.broker
         assert isinstance(inner, Inspector)
         return inner
 
@@ -197,17 +210,18 @@ class TestApp:
             running.result()
 
     def _crash(self) -> None:
+        """The process dies: each of its workers, whichever broker it has come to."""
         self.crashes += 1
         self._dying = True
-        worker = self.app.worker
-        assert worker is not None
-        worker.kill()
+        for worker in self.app.workers.values():
+            worker.kill()
 
     async def _stop(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         """End the worker. What it had died of is raised, unless the test failed by itself: then it is noted there."""
         running = self._running
         assert running is not None
-        self._tap.crashes.clear()  # it is to stop, not to die
+        for tap in self._taps.values():
+            tap.crashes.clear()  # it is to stop, not to die
         running.cancel()
         await self._pass_time(running)
         died = None if running.cancelled() else running.exception()
@@ -238,16 +252,17 @@ class TestApp:
         while until is None or not until.done():
             ended = self._ended()
             await asyncio.sleep(0)  # noqa: TID251 (no time passes)
-            worker = self.app.worker
-            running = 0 if worker is None else worker.busy
+            workers, activity = self.app.workers.values(), self._activity
+            running = sum(worker.busy for worker in workers)
+            pending = any(tap.pending for tap in self._taps.values())
             # While a worker dies time stands still, or the end of its leases would be missed by the next one.
-            if self._tap.activity != seen or self._tap.pending or self._dying:
-                quiet, seen, silent_since = 0, self._tap.activity, monotonic()
+            if activity != seen or pending or self._dying:
+                quiet, seen, silent_since = 0, activity, monotonic()
                 continue
             quiet += 1
             if quiet < QUIET_TURNS:
                 continue
-            if ended or (worker is not None and not running and not _stopping(worker)):
+            if ended or (workers and not running and not any(map(_stopping, workers))):
                 return True
             if self._stuck == (running, seen):
                 return False
@@ -265,15 +280,17 @@ class TestApp:
         return running is None or running.done()
 
     def _what_runs(self) -> str:
-        worker = self.app.worker
-        if worker is None:
+        workers = self.app.workers.values()
+        if not workers:
             return "no worker runs"
-        held = [f"{delivery.message.id} of {lane}" for lane in worker.lanes.values() for delivery in lane.held]
+        lanes = [lane for worker in workers for lane in worker.lanes.values()]
+        held = [f"{delivery.message.id} of {lane}" for lane in lanes for delivery in lane.held]
         return "still being handled are " + ", ".join(held[:5])
 
     def _type_of(self, topic: str) -> Any:
         """What the values on `topic` are, as far as the app's functions say."""
-        for sharing in self.app.declared().values():
+        declared = [self.app.declared(broker) for broker in self._taps]
+        for sharing in (sharing for found in declared for sharing in found.values()):
             for subscriber in sharing:
                 signature = read_signature(subscriber.function, str(subscriber), localns=subscriber.localns)
                 if any(to.topic == topic for to in subscriber.publishes):
@@ -281,10 +298,9 @@ class TestApp:
                 for parameter in signature.parameters:
                     if isinstance(parameter.marker, TopicMarker) and _name(parameter.marker.to) == topic:
                         return (get_args(parameter.annotation) or (Any,))[0]
-        worker = self.app.worker
-        for lane in () if worker is None else worker.routes:
-            if matches(lane.subscription.topic, topic) and lane.handlers[0].plan.body_type is not None:
-                return lane.handlers[0].plan.body_type
+        for route in (route for worker in self.app.workers.values() for route in worker.routes):
+            if matches(route.subscription.topic, topic) and route.handlers[0].plan.body_type is not None:
+                return route.handlers[0].plan.body_type
         return Any
 
 

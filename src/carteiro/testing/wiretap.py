@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 from carteiro.message import Action, Delivery, Native, Outcome, Outgoing, Retention, Subscription
-from carteiro.ports.broker import Backend, Broker, Check, Consumer, Unrouted
+from carteiro.ports.broker import Backend, Broker, Check, Consumer, Inspector, Unrouted
 from carteiro.ports.features import Features
 from carteiro.ports.store import Store
 
@@ -18,11 +18,11 @@ CrashPoint = Literal["claimed", "before_ack", "after_ack"]
 
 
 class Wiretap:
-    """A backend around another. `published` holds what was published or emitted, in order."""
+    """A backend around another. `published` holds what was published or emitted, in order; taps may have one list."""
 
-    def __init__(self, inner: Backend) -> None:
+    def __init__(self, inner: Backend, published: list[Outgoing] | None = None) -> None:
         self.inner = inner
-        self.published: list[Outgoing] = []
+        self.published: list[Outgoing] = [] if published is None else published
         self.activity = 0
         """Grows with whatever happens."""
         self.pending = 0
@@ -61,10 +61,16 @@ class Wiretap:
         return False
 
 
+_INSPECTOR = ("groups", "peek", "dead_letters", "replay", "purge_dead", "purge", "remove_group", "rewind")
+
+
 class _Broker:
     def __init__(self, inner: Broker, tap: Wiretap) -> None:
         self._inner = inner
         self._tap = tap
+        if isinstance(inner, Inspector):  # then this is one, too
+            for name in _INSPECTOR:
+                setattr(self, name, getattr(inner, name))
 
     @property
     def features(self) -> Features:

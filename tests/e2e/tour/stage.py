@@ -181,9 +181,7 @@ class Stage:
 
     async def settled(self, topic: str, group: str = "shop") -> GroupStatus:
         """The group's counts, once nothing waits and nothing is being handled."""
-        return await self.until(
-            topic, lambda of: of.waiting + of.delayed + of.retrying + of.in_flight == 0, group=group
-        )
+        return await self.until(topic, lambda of: of.left == 0, group=group)
 
     async def until(self, topic: str, holds: Callable[[GroupStatus], bool], *, group: str = "shop") -> GroupStatus:
         """The group's counts, once this holds of them."""

@@ -47,7 +47,7 @@ async def test_the_embedded_broker_makes_its_file_by_itself(tmp_path: Path, monk
 
 
 async def test_a_broker_that_is_not_installed_is_an_error_that_says_what_is():
-    with pytest.raises(UnknownBackend, match=r"no backend for `gopher://`: installed are memory, .*sqlite"):
+    with pytest.raises(UnknownBackend, match=r"no backend for `gopher://`: installed are amqp, .*sqlite"):
         async with Carteiro("hello", broker="gopher://there"):
             pass
 
