@@ -28,6 +28,7 @@ from carteiro.engine.worker import Worker
 from carteiro.errors import ConfigurationError
 from carteiro.handlers.codecs import Codec
 from carteiro.handlers.signature import describe
+from carteiro.life import Life
 from carteiro.message import Retention, Subscription, new_id
 from carteiro.policies.breaker import DEFAULT_BREAKER, Breaker
 from carteiro.policies.retry import Retry
@@ -108,6 +109,8 @@ class Carteiro(Publishing):
         self._consume_middleware = list(middleware)
         self._publish_middleware = list(publish_middleware)
         self._resources = lifespan or (lambda app: contextlib.nullcontext())
+        self.life = Life(name)
+        """Where its work stands."""
         self._users = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._opening: asyncio.Task[Connections] | None = None
@@ -187,14 +190,15 @@ class Carteiro(Publishing):
 
         `only` limits it to these groups or topics; `concurrency` is for subscribers that have none of their own.
         """
-        self._stop_asked = False
-        async with self, _always_closed(self._resources(self)):
-            builder, crew = await self._build(only, concurrency)
-            try:
-                await builder.start()
-                await self._work(crew)
-            finally:
-                await builder.close()
+        with self.life.working():
+            self._stop_asked = False
+            async with self, _always_closed(self._resources(self)):
+                builder, crew = await self._build(only, concurrency)
+                try:
+                    await builder.start()
+                    await self._work(crew)
+                finally:
+                    await builder.close()
 
     async def ready(self) -> None:
         """Return once `run` consumes."""
@@ -245,6 +249,11 @@ class Carteiro(Publishing):
             name = new_id()
             self._instance = os.getpid(), name
         return name
+
+    @property
+    def queues(self) -> Queues | None:
+        """What the file of queues says, if it follows one."""
+        return self._queues
 
     @property
     def worker(self) -> Worker | None:
@@ -322,9 +331,12 @@ class Carteiro(Publishing):
         backends = {name: self._brokers.open(name, self.clock) for name in self._brokers}
         check_features(declared, {name: backend.broker.features for name, backend in backends.items()})
 
-        def embedded() -> Store | None:
+        def embedded() -> Store:
+            return self._open_store(EMBEDDED)
+
+        def needed() -> Store | None:
             """Opened for those who need it only: a file that nobody uses is not made."""
-            return self._open_store(EMBEDDED) if needs_store(declared) else None
+            return embedded() if needs_store(declared) else None
 
         given = None if self._store is None else self._open_store(self._store)
         outbox = None
@@ -344,8 +356,9 @@ class Carteiro(Publishing):
                     self._breaker,
                     outbox,
                 )
-                for name, store in stores(backends, given, embedded).items()
-            }
+                for name, store in stores(backends, given, needed).items()
+            },
+            embedded,
         )
         durable = {name: [one for one in found if not one.ephemeral] for name, found in declared.items()}
         await connections.open(durable, retained)
@@ -409,8 +422,6 @@ class Carteiro(Publishing):
         )
 
     async def _work(self, crew: Crew) -> None:
-        if self._crew is not None:
-            raise ConfigurationError(f"app `{self.name}` is running already in this process")
         self._crew = crew
         crew.start()
         if self._stop_asked:
@@ -420,7 +431,8 @@ class Carteiro(Publishing):
                 waiter.set_result(None)
         self._awaiting_ready.clear()
         try:
-            await crew.run_until_stopped()
+            with self.life.consuming(crew):
+                await crew.run_until_stopped()
         finally:
             try:
                 await _despite_cancels(crew.stop(self._grace), crew.hurry)

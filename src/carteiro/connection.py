@@ -20,6 +20,7 @@ from carteiro.message import REPLY_TO, Message, Outgoing, Retention, Subscriptio
 from carteiro.policies.breaker import Breaker
 from carteiro.ports.broker import Backend, Broker
 from carteiro.ports.clock import Clock
+from carteiro.ports.features import Capability
 from carteiro.ports.store import Store
 
 if TYPE_CHECKING:
@@ -119,9 +120,16 @@ class Connection:
 class Connections(Mapping[str, Connection]):
     """The links to all of an app's brokers, by name: open from `open` to `close`, all of them or none."""
 
-    def __init__(self, connections: Mapping[str, Connection]) -> None:
+    def __init__(self, connections: Mapping[str, Connection], embedded: Callable[[], Store]) -> None:
+        """`embedded` opens the store for what no other store of the app's can keep."""
         self._by_name = dict(connections)
+        self._embedded = embedded
+        self._ids: Store | None = None
+        self._opening_ids = asyncio.Lock()
         self._opened = AsyncExitStack()
+        for connection in connections.values():
+            if not connection.broker.features[Capability.DEDUPE]:
+                connection.publisher.remember_ids(self._store_of_ids)
 
     def __getitem__(self, name: str) -> Connection:
         return self._by_name[name]
@@ -152,6 +160,18 @@ class Connections(Mapping[str, Connection]):
 
     async def close(self) -> None:
         await self._opened.aclose()
+
+    async def _store_of_ids(self) -> Store:
+        """For brokers without a dedupe window; opened with the first message that has an id of its publisher's."""
+        async with self._opening_ids:
+            if self._ids is None:
+                shared = next((one.store for one in self.values() if one.store is not None), None)
+                store = shared or self._embedded()
+                if shared is None:
+                    await store.connect()
+                    self._opened.push_async_callback(store.close)
+                self._ids = store
+            return self._ids
 
     def _stores_apart(self) -> Sequence[Store]:
         """Those that no broker connects with itself."""

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from carteiro.engine.batcher import Batcher
+from carteiro.engine.ids import Ids
 from carteiro.engine.reconnect import FIRST, reconnect_wait
 from carteiro.engine.routes import PublishMiddleware
 from carteiro.errors import BrokerUnavailable, CircuitOpen, Unroutable
@@ -18,6 +19,7 @@ from carteiro.ports.broker import Broker
 from carteiro.ports.clock import Clock
 from carteiro.ports.features import Capability
 from carteiro.ports.native import check_system
+from carteiro.ports.store import Store
 
 if TYPE_CHECKING:
     from carteiro.engine.outbox import Outbox, Send
@@ -59,6 +61,7 @@ class Publisher:
         self._clock = clock
         self._timeout = timeout
         self._before = before
+        self._to: Broker | Ids = broker
         self._name = name
         self._circuit = None if breaker is None else Circuit(breaker, name, clock, self._probe)
         self._straight = Batcher(partial(self._send, self._publish), limit=LARGEST)
@@ -72,6 +75,10 @@ class Publisher:
                 dedupes=bool(broker.features[Capability.DEDUPE]), unrouted=broker.unrouted,
             )  # fmt: skip
             self._safely = Batcher(partial(self._send, self._outbox.publish), limit=LARGEST)
+
+    def remember_ids(self, store: Callable[[], Awaitable[Store]]) -> None:
+        """Have what `store` opens keep the dedupe window, for a broker that keeps none."""
+        self._to = Ids(self._broker, store, self._name, self._clock)
 
     @property
     def breaker(self) -> BreakerStatus | None:
@@ -183,14 +190,14 @@ class Publisher:
     # -- reaching the broker ---------------------------------------------------------------------------------------
 
     async def _publish(self, messages: Sequence[Outgoing]) -> Sequence[Outgoing]:
-        return await self._patiently(lambda: self._broker.publish(messages), self._timeout)
+        return await self._patiently(lambda: self._to.publish(messages), self._timeout)
 
     async def _publish_soon(self, messages: Sequence[Outgoing]) -> Sequence[Outgoing]:
         """For what has another place to go to."""
-        return await self._patiently(lambda: self._broker.publish(messages), min(self._timeout, MOMENT))
+        return await self._patiently(lambda: self._to.publish(messages), min(self._timeout, MOMENT))
 
     async def _publish_now(self, messages: Sequence[Outgoing]) -> Sequence[Outgoing]:
-        return await self._try(lambda: self._broker.publish(messages))
+        return await self._try(lambda: self._to.publish(messages))
 
     async def _patiently(self, call: Callable[[], Awaitable[T]], timeout: float) -> T:
         until = self._clock.monotonic() + timeout
