@@ -1,4 +1,4 @@
-"""The command line: `carteiro run`, `publish`, `request`, `topics`, `dlq`, `doctor`, `config`."""
+"""The command line: `carteiro new`, `run`, `publish`, `request`, `topics`, `dlq`, `doctor`, `config`."""
 
 from carteiro.cli.commands import main
 

@@ -12,6 +12,7 @@ import carteiro
 from carteiro.cli import config, dlq, topics
 from carteiro.cli.doctor import doctor
 from carteiro.cli.exits import CODES_HELP, Exit, exit_code, explain
+from carteiro.cli.new import new
 from carteiro.cli.publish import publish
 from carteiro.cli.request import request
 from carteiro.cli.run import run
@@ -28,7 +29,7 @@ cli = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 110},
 )
-for command in (run, publish, request, doctor):
+for command in (new, run, publish, request, doctor):
     cli.command()(command)
 cli.add_typer(topics.cli, name="topics")
 cli.add_typer(dlq.cli, name="dlq")
