@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 
 import msgspec
 
+from carteiro.engine.settler import Settler
 from carteiro.message import Action, Outcome
 
 log = logging.getLogger("carteiro.worker")
 
 
 class Dropper:
-    """Stands before a lane's settler. `count` is how many it has dropped; whoever waits for a reply is still told."""
+    """Between a lane and the settler. `count` is how many it has dropped; whoever waits for a reply is still told."""
 
-    def __init__(self, settle: Callable[[Outcome], None]) -> None:
+    def __init__(self, settler: Settler) -> None:
         self.count = 0
-        self._settle = settle
+        self._settler = settler
 
     def __call__(self, outcome: Outcome) -> None:
         if outcome.action is Action.DEAD:
@@ -27,5 +27,6 @@ class Dropper:
                 "dropped %s of %s, which keeps no dead letters (%d so far): %s",
                 delivery.message.id, delivery.subscription, self.count, "" if failure is None else failure.error,
             )  # fmt: skip
+            self._settler.lanes[delivery.subscription].last_failure = failure
             outcome = msgspec.structs.replace(outcome, action=Action.ACK, failure=None)
-        self._settle(outcome)
+        self._settler.add(outcome)

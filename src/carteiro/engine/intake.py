@@ -77,6 +77,10 @@ class Intake:
             if deliveries:
                 self._well()
 
+    def has_room(self, subscription: Subscription) -> bool:
+        """Whether something is fetched for it, as far as it and its rate limit go."""
+        return subscription not in self._timers and self._lanes[subscription].room() > 0
+
     def close(self) -> None:
         for timer in self._timers.values():
             timer.cancel()

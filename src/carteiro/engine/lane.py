@@ -71,11 +71,11 @@ class Lane:
         """Those that a settle without an answer may have ended."""
         self.handled = 0
         self.handled_at: float | None = None
-        """When the last of them was settled, and
-        when deliveries came last, or were first waited for: monotonic."""
+        """When the last of them was settled (monotonic)."""
         self.fed_at = clock.monotonic()
+        """When something came last, or began to be waited for."""
         self.last_failure: Failure | None = None
-        """Of an attempt that ended here."""
+        """How the last attempt failed that did."""
         self.stopping = False
         self.hungry: Callable[[], None] = lambda: None
         """Called when there is room again."""
@@ -105,6 +105,11 @@ class Lane:
         """How many deliveries are on their way, unless a slot waits for more of them to come."""
         return 0 if self._wanting is not None and self._concurrency == 1 else len(self.held)
 
+    @property
+    def idle_since(self) -> float:
+        """When something was last seen to come or to be done with (monotonic)."""
+        return self.fed_at if self.handled_at is None else max(self.fed_at, self.handled_at)
+
     # -- what the intake, the settler and the leases do with it ----------------------------------------------------
 
     def room(self) -> int:
@@ -129,7 +134,7 @@ class Lane:
                 handled += 1
             elif outcome.action is not RELEASE:
                 handled += 1
-                self.failed(outcome.failure)
+                self.last_failure = outcome.failure
         if handled:
             self.handled += handled
             self.handled_at = self.clock.monotonic()
@@ -137,11 +142,6 @@ class Lane:
             self.doubtful.difference_update(outcome.delivery for outcome in outcomes)
         if not self.buffer or self.room() * 4 >= min(self._prefetch, MOST_AT_ONCE):
             self.hungry()
-
-    def failed(self, failure: Failure | None) -> None:
-        """Remember why an attempt failed, for those who ask how it goes."""
-        if failure is not None:
-            self.last_failure = failure
 
     def adapt(self) -> None:
         """Set the prefetch by the pace since the last call: a slow handler hoards nothing, a fast one never waits."""

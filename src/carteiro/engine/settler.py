@@ -136,6 +136,7 @@ class Settler:
         delivery = outcome.delivery
         log.error("%s cannot be settled", delivery.message.id, exc_info=error)
         failure = Failure(delivery.message.attempt, self._clock.time(), describe(error))
+        self.lanes[delivery.subscription].last_failure = failure
         try:
             await self._consumer.settle([Outcome(delivery, Action.RETRY, delay=1.0, failure=failure)])
         except Exception as worse:

@@ -92,6 +92,12 @@ class Worker:
         """How many messages have failed for good where no dead letters are kept."""
         return sum(dropper.count for dropper in self._droppers)
 
+    def starved(self, subscription: Subscription) -> float | None:
+        """Seconds for which nothing has come in for it though there is room; None where there is none for now."""
+        if not self._intake.has_room(subscription):
+            return None
+        return self._around.clock.monotonic() - self.lanes[subscription].idle_since
+
     def start(self) -> None:
         self._tasks = [
             asyncio.create_task(self._intake.run(), name="carteiro intake"),
@@ -181,7 +187,7 @@ class Worker:
     def _lane(self, route: Route) -> Lane:
         settle: Callable[[Outcome], None] = self._settler.add
         if not route.dead_letters:
-            settle = dropper = Dropper(settle)
+            settle = dropper = Dropper(self._settler)
             self._droppers.append(dropper)
         attempts = min(handler.retry.attempts for handler in route.handlers)
         capacity, serve = route.concurrency, None

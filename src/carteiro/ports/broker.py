@@ -120,6 +120,7 @@ class GroupStatus(msgspec.Struct, frozen=True):
     dead: int
     oldest: float | None
     consumers: int
+    """As the broker counts them: at least one for each process that consumes."""
 
     @property
     def left(self) -> int:

@@ -44,9 +44,7 @@ def as_words(name: str) -> str:
 def shown(native: msgspec.Struct) -> str:
     """As one would write it: its first field, and those others that are not as they are by default."""
     first, *options = msgspec.structs.fields(native)
-    given = [
-        f", {one.name}={value!r}" for one in options if (value := getattr(native, one.name)) != _default(one)
-    ]
+    given = [f", {one.name}={value!r}" for one in options if (value := getattr(native, one.name)) != _default(one)]
     return f"{type(native).__name__}({getattr(native, first.name)!r}{''.join(given)})"
 
 
