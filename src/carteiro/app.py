@@ -348,6 +348,7 @@ class Carteiro(Publishing):
             {
                 name: Connection(
                     name,
+                    self._brokers.identity(name),
                     backends[name],
                     store,
                     self._publish_middleware,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from typing import Final
+from urllib.parse import parse_qsl, urlsplit
 
 from carteiro.errors import ConfigurationError
 from carteiro.ports.broker import Backend
@@ -61,6 +62,15 @@ class Brokers:
         if given is None:
             return os.environ.get(BROKER_VARIABLE) or EMBEDDED
         return given if isinstance(given, str) else f"{given.broker.features.backend}://"
+
+    def identity(self, name: str) -> str:
+        """Which broker it is, whatever the app calls it: the URL without its credentials and its further options.
+
+        What is kept on this machine for a broker is kept under this: names follow the order of a file.
+        """
+        parts = urlsplit(self.url(name))
+        prefix = dict(parse_qsl(parts.query)).get("prefix", "")
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{prefix and f'?prefix={prefix}'}"
 
     def open(self, name: str, clock: Clock) -> Backend:
         """Its backend, not yet connected."""

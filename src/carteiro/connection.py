@@ -30,7 +30,7 @@ log = logging.getLogger("carteiro.app")
 
 
 class Connection:
-    """The link to one broker, which the app calls `name`.
+    """The link to one broker, which the app calls `name`; `identity` says which it is, whatever its name.
 
     `store` keeps the state of what is consumed from it, and is perhaps another backend's.
     """
@@ -38,6 +38,7 @@ class Connection:
     def __init__(
         self,
         name: str,
+        identity: str,
         backend: Backend,
         store: Store | None,
         middleware: Sequence[PublishMiddleware],
@@ -50,7 +51,8 @@ class Connection:
         self.broker: Broker = backend.broker
         self.store = store
         self.publisher = Publisher(
-            self.broker, middleware, clock, publish_timeout, name=name, breaker=breaker, outbox=outbox,
+            self.broker, middleware, clock, publish_timeout, name=name, identity=identity, breaker=breaker,
+            outbox=outbox,
             before=None if outbox is None else self._arrive,
         )  # fmt: skip
         self._name = name
@@ -125,6 +127,7 @@ class Connections(Mapping[str, Connection]):
         self._by_name = dict(connections)
         self._embedded = embedded
         self._ids: Store | None = None
+        self._opened_ids: Store | None = None
         self._opening_ids = asyncio.Lock()
         self._opened = AsyncExitStack()
         for connection in connections.values():
@@ -147,18 +150,24 @@ class Connections(Mapping[str, Connection]):
     async def open(
         self, durable: Mapping[str, Sequence[Subscription]], retentions: Mapping[str, Sequence[Retention]]
     ) -> None:
-        """Connect, and declare the groups of the app, so that they get what is published from now on."""
+        """Connect, and declare the groups of the app, so that they get what is published from now on.
+
+        Stores are opened before those who need them, and closed after them.
+        """
         async with AsyncExitStack() as opened:
+            opened.push_async_callback(self._close_ids)
+            for store in self._stores_apart():
+                await store.connect()
+                opened.push_async_callback(store.close)
             for name, connection in self.items():
                 with self._naming(name):
                     await connection.open(durable[name], retentions[name])
                 opened.push_async_callback(connection.close)
-            for store in self._stores_apart():
-                await store.connect()
-                opened.push_async_callback(store.close)
             self._opened = opened.pop_all()
 
     async def close(self) -> None:
+        for connection in self.values():  # the store that keeps its ids may be another broker's
+            await connection.publisher.finish_ids()
         await self._opened.aclose()
 
     async def _store_of_ids(self) -> Store:
@@ -169,9 +178,13 @@ class Connections(Mapping[str, Connection]):
                 store = shared or self._embedded()
                 if shared is None:
                     await store.connect()
-                    self._opened.push_async_callback(store.close)
+                    self._opened_ids = store
                 self._ids = store
             return self._ids
+
+    async def _close_ids(self) -> None:
+        if self._opened_ids is not None:
+            await self._opened_ids.close()
 
     def _stores_apart(self) -> Sequence[Store]:
         """Those that no broker connects with itself."""

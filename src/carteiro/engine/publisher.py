@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -35,8 +35,8 @@ MOMENT: Final = 1.0
 
 
 class Publisher:
-    """Publishes to one broker, which the app calls `name`. Concurrent calls share batches; each returns when its own
-    batch is safe.
+    """Publishes to one broker, which the app calls `name`; `identity` says which it is, whatever its name. Concurrent
+    calls share batches; each returns when its own batch is safe.
 
     While the broker is away calls wait up to `timeout` seconds, then raise BrokerUnavailable. With a breaker they raise
     CircuitOpen once it has cut the broker off. With an outbox they wait for a moment, and what they publish is kept
@@ -52,6 +52,7 @@ class Publisher:
         timeout: float,
         *,
         name: str = "default",
+        identity: str = "default",
         breaker: Breaker | None = None,
         outbox: OutboxFile | None = None,
         before: Callable[[], Awaitable[None]] | None = None,
@@ -61,7 +62,8 @@ class Publisher:
         self._clock = clock
         self._timeout = timeout
         self._before = before
-        self._to: Broker | Ids = broker
+        self._identity = identity
+        self._ids: Ids | None = None
         self._name = name
         self._circuit = None if breaker is None else Circuit(breaker, name, clock, self._probe)
         self._straight = Batcher(partial(self._send, self._publish), limit=LARGEST)
@@ -78,7 +80,12 @@ class Publisher:
 
     def remember_ids(self, store: Callable[[], Awaitable[Store]]) -> None:
         """Have what `store` opens keep the dedupe window, for a broker that keeps none."""
-        self._to = Ids(self._broker, store, self._name, self._clock)
+        self._ids = Ids(store, self._identity, self._clock, self._timeout)
+
+    async def finish_ids(self) -> None:
+        """Return when what has ids is published and marked, also of calls that were cancelled."""
+        if self._ids is not None:
+            await self._ids.finish()
 
     @property
     def breaker(self) -> BreakerStatus | None:
@@ -96,6 +103,7 @@ class Publisher:
 
     async def close(self) -> None:
         """Return when all that was published is safe, and nothing is forwarded any more."""
+        await self.finish_ids()
         await self._straight.drain()
         await self._safely.drain()
         if self._outbox is not None:
@@ -119,14 +127,13 @@ class Publisher:
         """
         if messages and messages[0].target is not None:
             self._check(messages[0].target)
+        put, size = self._publish, LARGEST
         if self._outbox is not None and not mandatory:
-            for message in await self._outbox.publish(await self._all_sent(messages)):
-                self._unrouted(message, mandatory)
-            return
-        for start in range(0, len(messages), LARGEST):
-            part = await self._all_sent(messages[start : start + LARGEST])
+            put, size = self._outbox.publish, max(1, len(messages))
+        for start in range(0, len(messages), size):
+            part = await self._all_sent(messages[start : start + size])
             if part:
-                for message in await self._publish(part):
+                for message in await self._once(part, put):
                     self._unrouted(message, mandatory)
 
     async def forward(self, messages: Sequence[Outgoing]) -> None:
@@ -134,8 +141,8 @@ class Publisher:
 
         Raises BrokerUnavailable where the broker is away and there is no outbox.
         """
-        publish = self._publish_now if self._outbox is None else self._outbox.publish
-        for message in await publish(messages):
+        put = self._publish_now if self._outbox is None else self._outbox.publish
+        for message in await self._once(messages, put):
             self._unrouted(message, False)
 
     async def reach(self, call: Callable[[], Awaitable[T]]) -> T:
@@ -164,12 +171,28 @@ class Publisher:
             call = _layer(layer, call)
         await call(message)
 
+    async def _once(self, messages: Sequence[Outgoing], put: Send) -> Collection[Outgoing]:
+        """Publish what was not published before, as far as it has ids; those that no group gets."""
+        if self._ids is None or all(message.dedupe is None for message in messages):
+            return await put(messages)
+        return await self._ids.publish(messages, put)
+
     async def _post(self, message: Outgoing, mandatory: bool) -> None:
-        posted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        (self._straight if mandatory else self._safely).add((message, posted))
-        routed = await posted
+        if self._ids is None or message.dedupe is None:
+            routed = await self._join(message, mandatory)
+        else:
+            routed = not await self._ids.publish([message], partial(self._join_all, mandatory))
         if not routed:
             self._unrouted(message, mandatory)
+
+    async def _join(self, message: Outgoing, mandatory: bool) -> bool:
+        """Publish it with others; whether a group gets it."""
+        posted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        (self._straight if mandatory else self._safely).add((message, posted))
+        return await posted
+
+    async def _join_all(self, mandatory: bool, messages: Sequence[Outgoing]) -> Sequence[Outgoing]:
+        return [message for message in messages if not await self._join(message, mandatory)]
 
     async def _send(self, publish: Send, batch: list[tuple[Outgoing, asyncio.Future[bool]]]) -> None:
         try:
@@ -190,14 +213,14 @@ class Publisher:
     # -- reaching the broker ---------------------------------------------------------------------------------------
 
     async def _publish(self, messages: Sequence[Outgoing]) -> Sequence[Outgoing]:
-        return await self._patiently(lambda: self._to.publish(messages), self._timeout)
+        return await self._patiently(lambda: self._broker.publish(messages), self._timeout)
 
     async def _publish_soon(self, messages: Sequence[Outgoing]) -> Sequence[Outgoing]:
         """For what has another place to go to."""
-        return await self._patiently(lambda: self._to.publish(messages), min(self._timeout, MOMENT))
+        return await self._patiently(lambda: self._broker.publish(messages), min(self._timeout, MOMENT))
 
     async def _publish_now(self, messages: Sequence[Outgoing]) -> Sequence[Outgoing]:
-        return await self._try(lambda: self._to.publish(messages))
+        return await self._try(lambda: self._broker.publish(messages))
 
     async def _patiently(self, call: Callable[[], Awaitable[T]], timeout: float) -> T:
         until = self._clock.monotonic() + timeout
