@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, ClassVar, Final, Protocol, runtime_checkable
 
 import msgspec
 
@@ -121,10 +121,8 @@ class Native(Protocol):
 
     def __hash__(self) -> int: ...
 
-    @property
-    def backend(self) -> str:
-        """The system: `Features.backend` of those brokers that can reach it."""
-        ...
+    backend: ClassVar[str]
+    """The system: `Features.backend` of those brokers that can reach it."""
 
     @property
     def topic(self) -> str:

@@ -8,10 +8,11 @@ from typing import Final
 
 from carteiro.backends.rabbitmq.consumer import RabbitConsumer
 from carteiro.backends.rabbitmq.inspector import RabbitInspector
+from carteiro.backends.rabbitmq.natives import OWN_TOPICS, RabbitQueue
 from carteiro.backends.rabbitmq.publishing import Publisher, Unconfirmed
 from carteiro.backends.rabbitmq.server import Server
 from carteiro.backends.rabbitmq.settling import outgoing
-from carteiro.errors import BrokerError, UnsupportedFeature
+from carteiro.errors import BrokerError, ConfigurationError, UnsupportedFeature
 from carteiro.message import Outgoing, Retention, Subscription
 from carteiro.ports.broker import Unrouted
 from carteiro.ports.features import NATIVE, Capability, Features, Support
@@ -32,7 +33,7 @@ FEATURES: Final = Features(
         Capability.MULTIPROCESS: NATIVE,
         Capability.DURABLE: Support("native", "quorum queues and publisher confirms"),
         Capability.ORDERED: Support("unsupported", "its queues give each message to whoever is free"),
-        Capability.DEDUPE: Support("unsupported", "it remembers no ids"),
+        Capability.DEDUPE: Support("unsupported", "it remembers no ids: the store of the app does"),
         Capability.RETENTION: Support(
             "unsupported", 'its queues keep nothing that is acked; RabbitQueue(type="stream") does'
         ),
@@ -77,6 +78,11 @@ class RabbitBroker(RabbitInspector):
                 raise _unsupported(f"{subscription} is ordered", Capability.ORDERED)
             if subscription.start != "latest" and subscription.source is None:
                 raise _unsupported(f"{subscription} starts at {subscription.start!r}", Capability.RETENTION)
+            if subscription.source is None and subscription.topic.startswith(OWN_TOPICS):
+                raise ConfigurationError(
+                    f"{subscription}: with `{subscription.topic.partition(':')[0]}:` the topics of RabbitMQ's own "
+                    "queues and exchanges begin. Subscribe to the RabbitQueue or RabbitExchange, or name it otherwise"
+                )
         for retention in retentions:
             raise _unsupported(f"`{retention.topic}` is to keep what was published", Capability.RETENTION)
         if subscriptions:
@@ -87,9 +93,14 @@ class RabbitBroker(RabbitInspector):
         left = [message for message in messages if message not in self._out] if self._out else messages
         if not left:
             return []
+        await self._server.make_targets(left)
         parcels = [outgoing(self._server, message) for message in left]
         try:
             unrouted = await self._publisher.send(parcels)
+            gone = frozenset(index for index in unrouted if isinstance(left[index].target, RabbitQueue))
+            if gone:
+                self._server.forget_made()
+                raise Unconfirmed(f"the queue of `{left[min(gone)].topic}` was deleted; it is made again", gone)
         except Unconfirmed as error:
             self._out.update((message, None) for index, message in enumerate(left) if index not in error.left)
             while len(self._out) > _REMEMBERED:

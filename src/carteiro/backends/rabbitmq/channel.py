@@ -71,10 +71,13 @@ class Channel:
 
     async def call(self, method: bytes) -> Any:
         """Raises BrokerUnavailable where the link is lost or no answer comes, Refused where the server says no."""
-        answer = self.ask(method)
+        return await self.answered(self.ask(method))
+
+    async def answered(self, answer: asyncio.Future[Any]) -> Any:
+        """What was asked for before; raises as `call` does. Who is cancelled may ask for it again."""
         try:
             async with asyncio.timeout(self.link.address.timeout):
-                return await answer
+                return await asyncio.shield(answer)
         except TimeoutError:
             self.link.abort(f"no answer within {self.link.address.timeout:g} s")
             raise self.link.loss from None

@@ -27,7 +27,8 @@ LEVELS: Final = 30
 STEP: Final = 0.1
 """Seconds: the shortest delay. What is asked for is rounded up to it."""
 LONGEST: Final = STEP * (2**LEVELS - 1)
-LAST: Final = "carteiro.delay.end"
+_LEVEL: Final = "carteiro.delay."
+LAST: Final = f"{_LEVEL}end"
 _UNROUTED: Final = "carteiro.unrouted"
 _KEPT: Final = 10_000
 _ROOM: Final = 255
@@ -55,6 +56,11 @@ def route(delay: float, address: str) -> tuple[str, str]:
             f"`{address}` is too long a name for a delay on RabbitMQ: {_ROOM - 2 * LEVELS} bytes are left for it"
         )
     return _exchange(steps.bit_length() - 1), key
+
+
+def is_level(exchange: str) -> bool:
+    """Whether it takes all that has a delay: what it sends back has met a queue that is missing."""
+    return exchange.startswith(_LEVEL)
 
 
 def fits(address: str) -> bool:
@@ -91,4 +97,4 @@ def declarations() -> Iterator[bytes]:
 
 
 def _exchange(level: int) -> str:
-    return LAST if level < 0 else f"carteiro.delay.{level:02}"
+    return LAST if level < 0 else f"{_LEVEL}{level:02}"

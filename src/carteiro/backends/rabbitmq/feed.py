@@ -12,16 +12,18 @@ for a delivery that is not renewed. What the channel does not know any more cann
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from carteiro.backends.rabbitmq import methods
 from carteiro.backends.rabbitmq.channel import Channel, Content
 from carteiro.backends.rabbitmq.link import Link
+from carteiro.backends.rabbitmq.natives import RabbitQueue
 from carteiro.backends.rabbitmq.publishing import Parcel
-from carteiro.backends.rabbitmq.wire import ALSO_TO, Received, read_properties, to_message
+from carteiro.backends.rabbitmq.wire import ALSO_TO, Received, as_from, read_properties, to_message
 from carteiro.errors import BrokerError
 from carteiro.message import Delivery, Outcome, Subscription
 from carteiro.topics import matches
@@ -59,9 +61,12 @@ class Feed:
         """What of an outcome could not be published yet, so that the next try does not double the rest."""
         self.asked = 0.0
         """When it was last asked for something: loop time."""
-        self.error: BrokerError | None = None
-        """Why it delivers no more, until it is opened again."""
         self.generation = 0
+        self.uncounted: list[Delivery] = []
+        """What came again and the server does not count, or soon no more: claimed, to be published anew, counted."""
+        source = subscription.source
+        self.stays = isinstance(source, RabbitQueue) and source.auto_delete
+        """Whether its queue would go with its last consumer."""
         self._exchanges = exchanges
         self._on_change = on_change
         self._channel: Channel | None = None
@@ -75,6 +80,10 @@ class Feed:
         self._order: deque[int] = deque()  # what is not acked yet, by tag, and some that is
         self._acked: set[int] = set()  # those of these that are
         self._topics: dict[bytes, str] = {}
+        self._changing = asyncio.Lock()  # whoever has the server push more, or no more
+        self._error: BrokerError | None = None  # why it brings no more
+        self._consuming: asyncio.Future[Any] | None = None  # the newest consumer
+        self._withheld: list[int] | None = None  # what is to be acked later, while it is
 
     def __bool__(self) -> bool:
         """Whether something waits here."""
@@ -97,6 +106,10 @@ class Feed:
 
     async def open(self, link: Link, room: int) -> None:
         """Have the server push as much as there is room for. Raises Refused where there is no such queue."""
+        async with self._changing:
+            await self._open(link, room)
+
+    async def _open(self, link: Link, room: int) -> None:
         wanted = min(_MOST, len(self.held) + room)
         if self._prefetch and wanted > _STEADY:
             wanted = min(_MOST, max(wanted, _GROWTH * self._prefetch))
@@ -111,19 +124,53 @@ class Feed:
         self._prefetch += more
         self._consumers += 1
         channel.ask(methods.qos(more))
-        await channel.call(methods.consume(self.queue, str(self._consumers)))
+        self._consuming = channel.ask(methods.consume(self.queue, str(self._consumers)))
+        await channel.answered(self._consuming)
 
-    def pause(self) -> None:
-        """Have the server push no more; what is on its way still comes."""
-        if self._prefetch and self._channel is not None:
-            self._prefetch = 0
-            for tag in range(self._first_consumer, self._consumers + 1):
-                self._channel.say(methods.cancel_nowait(str(tag)))
-            self._first_consumer = self._consumers + 1
+    async def stop(self) -> None:
+        """Have the server push no more, and return when all that it has pushed is here.
+
+        What is on its way when a consumer is cancelled the server takes back, and counts as an attempt. It pushes for
+        each ack: so none is sent meanwhile, and the answer to a get comes when the queue has done what the acks before
+        it ask for. What is published in that last moment, to a queue that is empty, may still lose an attempt.
+        """
+        async with self._changing:
+            channel, generation = self._channel, self.generation
+            if not self._prefetch or channel is None:
+                return
+            withheld: list[int] = []
+            self._withheld = withheld
+            try:
+                if self._consuming is not None:  # whose answer a get's may overtake
+                    await channel.answered(self._consuming)
+                if self.subscription.source is None:
+                    got = await channel.call(methods.get(self.queue))
+                    if got is not None:
+                        self._insert(got)
+                    await self.probe()
+                self._prefetch = 0
+                for tag in range(self._first_consumer, self._consumers + 1):
+                    channel.say(methods.cancel_nowait(str(tag)))
+                self._first_consumer = self._consumers + 1
+                await self.probe()
+            finally:
+                self._withheld = None
+                if generation == self.generation:
+                    self.ack(withheld)
+
+    def _insert(self, got: Content) -> None:
+        """It may have been overtaken by what was pushed after it."""
+        tag = got[0]
+        assert self._channel is not None
+        if tag > self._newest:
+            self._newest = tag
+            self._arrivals.append((tag, self._channel.link.heard))
+        self._buffer = deque(sorted((*self._buffer, got)))
+        self._order = deque(sorted((*self._order, tag)))
 
     def _start_anew(self, channel: Channel) -> None:
         self.generation += 1
-        self.error = None
+        self._error = None
         self._forget()
         self._first_consumer, self._consumers = 1, 0
         self._channel = channel
@@ -135,6 +182,7 @@ class Feed:
         self._prefetch = 0
         self.held.clear()
         self.effects.clear()
+        self.uncounted.clear()
         self._earlier = self._earlier_until = self._newest = 0
         self._buffer.clear()
         self._arrivals.clear()
@@ -162,25 +210,43 @@ class Feed:
 
     def _closed(self, error: BrokerError) -> None:
         self.generation += 1
-        self.error = error
+        self._error = error
         self._forget()
         self._on_change()
+
+    def take_error(self) -> BrokerError | None:
+        """Why it brings no more; said once."""
+        error, self._error = self._error, None
+        return error
 
     # -- what is claimed --------------------------------------------------------------------------------------------
 
     def take(self, room: int, until: float, now: float) -> list[Delivery]:
         """Claim up to so many until then, a loop time; `now` is the wall's."""
         subscription, generation = self.subscription, self.generation
+        native = subscription.source is not None
         taken: list[Delivery] = []
         for _ in range(min(room, len(self._buffer))):
             tag, again, exchange, key, properties, body = self._buffer.popleft()
             received = read_properties(properties)
+            counted = not again or received.is_counted
             if again:
                 received = received.redelivered()
             message = to_message(received, self._topic(exchange, key, received), body, now)
-            self.held[tag] = until
-            taken.append(Delivery(subscription, message, (generation, tag), received.failures))
+            if native:
+                message = as_from(subscription.topic, received, message, exchange, key)
+            delivery = Delivery(subscription, message, (generation, tag), received.failures)
+            if counted:
+                self.held[tag] = until
+                taken.append(delivery)
+            else:
+                self.held[tag] = math.inf
+                self.uncounted.append(delivery)
         return taken
+
+    def take_uncounted(self) -> list[Delivery]:
+        uncounted, self.uncounted = self.uncounted, []
+        return uncounted
 
     def waits_since(self) -> float:
         """Since when the first one that waits here does: loop time."""
@@ -191,7 +257,7 @@ class Feed:
 
     def drop_waiting(self) -> list[Delivery]:
         """Claim all that waits here, in order to hand it back."""
-        return self.take(len(self._buffer), math.inf, 0.0)
+        return self.take(len(self._buffer), math.inf, 0.0) + self.take_uncounted()
 
     def holds(self, token: Token) -> bool:
         return token[0] == self.generation and token[1] in self.held
@@ -221,6 +287,9 @@ class Feed:
         """Tell the server that it may forget them: in runs, where they line up."""
         ready = set(tags)
         if not ready or self._channel is None:
+            return
+        if self._withheld is not None:
+            self._withheld += ready
             return
         order, acked, last = self._order, self._acked, 0
         while order:

@@ -10,7 +10,8 @@ import msgspec
 
 from carteiro.backends.rabbitmq import methods
 from carteiro.backends.rabbitmq.letters import Desk
-from carteiro.backends.rabbitmq.mishaps import NOT_FOUND, Refused
+from carteiro.backends.rabbitmq.mishaps import LOCKED, NOT_FOUND, Refused
+from carteiro.backends.rabbitmq.natives import native_queue
 from carteiro.backends.rabbitmq.publishing import Parcel, Publisher
 from carteiro.backends.rabbitmq.register import Listing
 from carteiro.backends.rabbitmq.server import Server
@@ -99,8 +100,9 @@ class RabbitInspector:
         for name in await self._letter_queues(queue):
             async with Desk(self._server, name) as desk:
                 gone = [held.tag async for held in desk.letters(ids=ids) if before is None or held.letter.at <= before]
-                desk.take_out(gone)
-                await desk.settled()
+                if gone:
+                    desk.take_out(gone)
+                    await desk.settled()
                 count += len(gone)
         return count
 
@@ -116,10 +118,16 @@ class RabbitInspector:
         return int(answer.message_count)
 
     async def remove_group(self, topic: str, group: str) -> None:
+        """A RabbitQueue stays, with what is in it: only that the group has it is forgotten."""
         subscription = Subscription(topic, group)
         await self._server.register.remove(subscription)
         self._server.forget(subscription)
-        await self._server.run([methods.queue_delete(self._server.names.queue(subscription))])
+        names = self._server.names
+        if native_queue(topic) is not None:  # it may be full of what others are waiting for
+            return
+        await self._server.run([methods.queue_delete(names.queue(subscription))])
+        if topic.startswith("stream:"):
+            await self._server.run([methods.queue_delete(names.position(subscription))])
 
     async def _letter_queues(self, dead_queue: str | None) -> list[str]:
         if dead_queue is not None:
@@ -127,11 +135,11 @@ class RabbitInspector:
         return sorted({letters.queue for letters in (await self._server.register.read()).letters})
 
     async def _count(self, queue: str) -> tuple[int, int] | None:
-        """What waits, and who consumes; None where there is no such queue."""
+        """What waits, and who consumes; None where there is no such queue, or it is for another connection alone."""
         try:
             (answer,) = await self._server.run([methods.queue_declare(queue, passive=True)])
         except Refused as error:
-            if error.code != NOT_FOUND:
+            if error.code not in (NOT_FOUND, LOCKED):
                 raise
             return None
         return answer.message_count, answer.consumer_count

@@ -70,6 +70,7 @@ class Link(asyncio.Protocol):
         self._closing = False
         self._beat: asyncio.TimerHandle | None = None
         self._beat_due = 0.0
+        self._missed_beats = False
         self._spoke = 0.0
 
     @property
@@ -86,9 +87,20 @@ class Link(asyncio.Protocol):
         return self.loop.time() - self.heard
 
     @property
-    def heartbeat(self) -> float:
-        """Seconds, as agreed with the server."""
-        return self._heartbeat
+    def is_doubtful(self) -> bool:
+        """Whether the server may have given us up: one of us stood still. An answer from it tells (`trust`)."""
+        return self._missed_beats or self.silence > self._heartbeat / 2
+
+    def trust(self) -> None:
+        self._missed_beats = False
+
+    def check_takes(self) -> None:
+        """Raises BrokerUnavailable while the server takes nothing that is published."""
+        if self.blocked is not None:
+            raise BrokerUnavailable(
+                f"`{self.name}` takes no messages now, it is short of something ({self.blocked}): they wait until it "
+                "has enough again, while what is there is still handled"
+            )
 
     # -- its life --------------------------------------------------------------------------------------------------
 
@@ -126,6 +138,9 @@ class Link(asyncio.Protocol):
         except TimeoutError:
             self.abort("no answer")
             raise TimeoutError(f"no answer within {self.address.connect_timeout:g} s") from None
+        except asyncio.CancelledError:
+            self.abort("nobody waits for it any more")
+            raise
         finally:
             if self._opening.done() and not self._opening.cancelled():
                 self._opening.exception()
@@ -182,8 +197,8 @@ class Link(asyncio.Protocol):
         self.writable.set()
         self.write(header.ProtocolHeader().marshal())
 
-    def connection_lost(self, error: Exception | None) -> None:
-        said = f": {error}" if error else ""
+    def connection_lost(self, exc: Exception | None) -> None:
+        said = f": {exc}" if exc else ""
         self._end(BrokerUnavailable(f"lost `{self.name}`: the server closed the connection{said}"))
 
     def pause_writing(self) -> None:
@@ -198,7 +213,10 @@ class Link(asyncio.Protocol):
             self._transport.write(data)
 
     def data_received(self, data: bytes) -> None:
-        self.heard = self.loop.time()
+        now = self.loop.time()
+        if now - self.heard > self._heartbeat:  # it speaks twice in that time
+            self._missed_beats = True
+        self.heard = now
         if self._tail:
             data = self._tail + data
         try:

@@ -14,6 +14,7 @@ import msgspec
 
 from carteiro.backends.rabbitmq import delays
 from carteiro.backends.rabbitmq.address import DEFAULT_PREFIX
+from carteiro.backends.rabbitmq.natives import native_queue
 from carteiro.message import Subscription
 
 _DIGEST: Final = 24
@@ -39,7 +40,10 @@ class Names(msgspec.Struct, frozen=True):
         return self.exchange(""), self.exchange(_PRIVATE)
 
     def queue(self, subscription: Subscription) -> str:
-        """Of a subscription to a topic. A long name is cut, and told apart by what follows."""
+        """Of a subscription: a RabbitQueue is called what it is. A long name is cut, and told apart by what follows."""
+        native = native_queue(subscription.topic)
+        if native is not None:
+            return native
         name = self._own(f"{subscription.topic}@{subscription.group}")
         if delays.fits(delays.address_of_queue(name)):
             return name
@@ -48,6 +52,10 @@ class Names(msgspec.Struct, frozen=True):
         while not delays.fits(delays.address_of_queue(f"{cut.decode('utf-8', 'ignore')}~{digest}")):
             cut = cut[:-1]
         return f"{cut.decode('utf-8', 'ignore')}~{digest}"
+
+    def position(self, subscription: Subscription) -> str:
+        """The queue that holds how far a group has read its stream."""
+        return f"{self.queue(subscription)}.position"
 
     def letters(self, dead_queue: str) -> str:
         """The queue of the dead letters that carteiro knows as `dead_queue`."""

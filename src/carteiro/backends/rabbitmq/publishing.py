@@ -111,11 +111,11 @@ class _Line:
         return batch
 
     def left(self, batch: _Batch) -> frozenset[int]:
-        """What of it is not confirmed: from now on its confirms would tell nobody."""
+        """What of it may be in no queue: from now on its confirms would tell nobody."""
         mine = [number for number, one in self._under_way.items() if one is batch]
         for number in mine:
             del self._under_way[number]
-        return frozenset(batch.refused.union(number - batch.first for number in mine))
+        return frozenset(batch.refused.union(batch.returned, (number - batch.first for number in mine)))
 
     def _confirmed(self, number: int, multiple: bool, taken: bool) -> None:
         for one in range(self._low if multiple else number, number + 1):
@@ -151,20 +151,38 @@ class Publisher:
 
         Raises BrokerUnavailable if none is, Unconfirmed if some are, and Refused for what the server does not allow.
         """
+        returned = await self._try(parcels)
+        if not returned:
+            return returned
+        astray = await self._astray(parcels, returned)
+        if not astray:
+            return returned
+        try:
+            await self._server.restore()
+            again = await self._try([parcels[index] for index in astray])
+        except BrokerUnavailable as error:
+            left = error.left if isinstance(error, Unconfirmed) else range(len(astray))
+            raise Unconfirmed(str(error), frozenset(astray[place] for place in left)) from None
+        return returned.difference(astray).union(astray[place] for place in again)
+
+    async def _astray(self, parcels: Sequence[Parcel], returned: frozenset[int]) -> list[int]:
+        """Those that no queue got though there is one for them: someone has deleted what leads there."""
+        places = {(parcels[index].exchange, parcels[index].routing_key) for index in returned}
+        known = {place for place in places if await self._server.is_known(*place)}
+        return sorted(one for one in returned if (parcels[one].exchange, parcels[one].routing_key) in known)
+
+    async def _try(self, parcels: Sequence[Parcel]) -> frozenset[int]:
         line = await self._open()
         link = line.channel.link
-        if link.blocked is not None:
-            raise BrokerUnavailable(
-                f"`{link.name}` takes no messages now, it is short of something ({link.blocked}): they wait until it "
-                "has enough again, while what is there is still handled"
-            )
+        link.check_takes()
         batch = line.write(parcels)
-        await link.writable.wait()
         try:
             async with asyncio.timeout(self._server.address.timeout):
+                await link.writable.wait()
                 await batch.done
         except TimeoutError:
-            text = f"`{link.name}` did not confirm within {self._server.address.timeout:g} s"
+            short = f": it is short of something ({link.blocked})" if link.blocked else ""
+            text = f"`{link.name}` did not confirm within {self._server.address.timeout:g} s{short}"
             raise Unconfirmed(text, line.left(batch)) from None
         except BrokerError as error:
             if isinstance(error, Refused):
@@ -176,7 +194,7 @@ class Publisher:
             raise Unconfirmed(
                 f"`{link.name}` did not take {len(batch.refused)} of {len(parcels)} messages: a queue is full (its "
                 "x-overflow is reject-publish), or has lost the majority of its nodes",
-                frozenset(batch.refused),
+                line.left(batch),
             )
         return frozenset(batch.returned)
 

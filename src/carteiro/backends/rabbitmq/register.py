@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from carteiro.backends.rabbitmq import methods
-from carteiro.backends.rabbitmq.channel import Channel, Content
+from carteiro.backends.rabbitmq.channel import Channel, Content, fail
 from carteiro.backends.rabbitmq.mishaps import NOT_FOUND, Refused
+from carteiro.backends.rabbitmq.natives import OWN_TOPICS, native_queue
 from carteiro.backends.rabbitmq.topology import letters
 from carteiro.backends.rabbitmq.wire import publish_method, write_properties
-from carteiro.errors import BrokerUnavailable
+from carteiro.errors import BrokerUnavailable, ConfigurationError
 from carteiro.message import NO_HEADERS, Message, Subscription, new_id
 from carteiro.topics import matches
 
@@ -49,8 +50,21 @@ class Listing(msgspec.Struct, frozen=True):
     letters: frozenset[Letters] = frozenset()
 
     def groups_of(self, topic: str) -> int:
-        """How many durable groups get this topic."""
+        """How many durable groups get this topic; that of an object of RabbitMQ's own no pattern gets."""
+        if topic.startswith(OWN_TOPICS):
+            return len({group for own, group in self.groups if own == topic})
         return len({group for pattern, group in self.groups if matches(pattern, topic)})
+
+    def check_shared(self) -> None:
+        """Raises ConfigurationError where two groups have one RabbitQueue."""
+        holders: dict[str, str] = {}
+        for topic, group in sorted(self.groups):
+            if native_queue(topic) is not None and holders.setdefault(topic, group) != group:
+                raise ConfigurationError(
+                    f"`{topic}` cannot be for the groups `{holders[topic]}` and `{group}`: a queue gives each message "
+                    "to one of them. Give one a RabbitQueue of its own with the same bind=, or have both subscribe to "
+                    f"the RabbitExchange; one that is gone for good: `carteiro topics remove-group {topic} --group …`"
+                )
 
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
@@ -76,7 +90,7 @@ class Register:
     async def add(self, subscriptions: Sequence[Subscription]) -> None:
         groups = {(one.topic, one.group) for one in subscriptions}
         if groups and not (self._seen is not None and groups <= self._seen.groups):
-            await self._change(lambda listing: msgspec.structs.replace(listing, groups=listing.groups | groups))
+            await self._change(lambda listing: _with_groups(listing, groups))
 
     async def remove(self, subscription: Subscription) -> None:
         gone = (subscription.topic, subscription.group)
@@ -86,8 +100,8 @@ class Register:
         if self._seen is None or noted not in self._seen.letters:
             await self._change(lambda listing: msgspec.structs.replace(listing, letters=listing.letters | {noted}))
 
-    async def make(self) -> None:
-        """See that there is a list."""
+    async def make(self) -> bool:
+        """See that there is a list; whether it is a new one."""
         link = await self._server.link()
         channel = await link.channel()
         try:
@@ -98,10 +112,23 @@ class Register:
             channel = await link.channel()
             await channel.call(letters(self._name))
             await self._put(channel, Listing())
+            self._seen = None
+            return True
+        else:
+            return False
         finally:
             await channel.close()
 
     async def _change(self, changed: Callable[[Listing], Listing]) -> None:
+        try:
+            await self._try_to_change(changed)
+        except Refused as error:
+            if error.code != NOT_FOUND:
+                raise
+            await self._server.restore()  # someone has deleted the list
+            await self._try_to_change(changed)
+
+    async def _try_to_change(self, changed: Callable[[Listing], Listing]) -> None:
         channel = await (await self._server.link()).channel()
         try:
             listing, tags = await self._take(channel)
@@ -130,16 +157,27 @@ class Register:
         return listing, tags
 
     async def _put(self, channel: Channel, listing: Listing) -> None:
-        taken = channel.link.loop.create_future()
-        channel.on_confirm = lambda tag, multiple, ok: taken.set_result(ok)
-        channel.on_closed = lambda error: None if taken.done() else taken.set_exception(error)
-        await channel.call(methods.confirm_select())
-        message = Message(new_id(), self._name, b"", None, NO_HEADERS, self._name, self._server.clock.time())
-        method = publish_method("", self._name, mandatory=False)
-        channel.write(channel.frames(method, write_properties(message), _encode(listing)))
-        if not await taken:
-            raise BrokerUnavailable(f"`{channel.link.name}` did not take the list of groups")
+        await put(channel, self._name, _encode(listing), self._server.clock.time())
 
     @property
     def _name(self) -> str:
         return self._server.names.register
+
+
+async def put(channel: Channel, queue: str, body: bytes, now: float) -> None:
+    """Publish a note to a queue; returns when it is safe. The channel is for that alone, once."""
+    channel.link.check_takes()
+    taken = channel.link.loop.create_future()
+    channel.on_confirm = lambda tag, multiple, ok: taken.set_result(ok)
+    channel.on_closed = lambda error: fail(taken, error)
+    await channel.call(methods.confirm_select())
+    message = Message(new_id(), queue, b"", None, NO_HEADERS, queue, now)
+    channel.write(channel.frames(publish_method("", queue, mandatory=False), write_properties(message), body))
+    if not await channel.answered(taken):
+        raise BrokerUnavailable(f"`{channel.link.name}` did not take a note in `{queue}`")
+
+
+def _with_groups(listing: Listing, groups: set[tuple[str, str]]) -> Listing:
+    added = msgspec.structs.replace(listing, groups=listing.groups | groups)
+    added.check_shared()
+    return added

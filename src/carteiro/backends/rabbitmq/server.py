@@ -7,16 +7,19 @@ server that is short of memory stops reading from connections that publish, and 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from carteiro.backends.rabbitmq import topology
+from carteiro.backends.rabbitmq import delays, positions, topology
 from carteiro.backends.rabbitmq.address import Address
 from carteiro.backends.rabbitmq.link import Link
+from carteiro.backends.rabbitmq.mishaps import Refused
 from carteiro.backends.rabbitmq.names import Names
+from carteiro.backends.rabbitmq.natives import OWN_TOPICS, RabbitExchange, RabbitQueue
 from carteiro.backends.rabbitmq.register import Letters, Register
-from carteiro.errors import BrokerUnavailable, NotConnected
-from carteiro.message import Subscription
+from carteiro.errors import NotConnected
+from carteiro.message import Outgoing, Subscription
 from carteiro.ports.clock import Clock
 
 
@@ -33,11 +36,12 @@ class Server:
         self._is_open = False
         self._declared: dict[Subscription, Subscription] = {}
         self._letters: set[Letters] = set()
+        self._targets: set[tuple[RabbitExchange | RabbitQueue, bool]] = set()
 
     async def open(self) -> None:
         self._is_open = True
         await self.link()
-        await self.restore()
+        await self._prepare()
 
     async def close(self) -> None:
         self._is_open = False
@@ -61,8 +65,17 @@ class Server:
     async def _connect(self) -> Link:
         link = self.new_link("publishing", self.address.heartbeat)
         await link.open()
+        await self._make_again_what_is_in_memory(link)
         self._link = link
         return link
+
+    async def _make_again_what_is_in_memory(self, link: Link) -> None:
+        """A restart has lost the queues of broadcasts and replies: a request must not be published before its reply's
+        queue is there."""
+        mine = [one for one in self._declared.values() if one.ephemeral and not is_exclusive(one)]
+        if mine:
+            with contextlib.suppress(Refused):  # the exchange is gone too: who publishes finds out
+                await self.run((method for one in mine for method in topology.queue(self.names, one)), link)
 
     def new_link(self, purpose: str, heartbeat: float) -> Link:
         return Link(self.address, heartbeat=heartbeat, purpose=f"carteiro {self.names.prefix} {purpose}")
@@ -70,15 +83,55 @@ class Server:
     # -- what is declared -------------------------------------------------------------------------------------------
 
     async def declare(self, subscriptions: Sequence[Subscription]) -> None:
-        await self.run(method for one in subscriptions for method in topology.queue(self.names, one))
+        here = [one for one in subscriptions if not is_exclusive(one)]
+        await self.run(method for one in here for method in topology.queue(self.names, one))
         await self.register.add([one for one in subscriptions if not one.ephemeral])
+        for one in subscriptions:
+            if isinstance(one.source, RabbitQueue) and one.source.is_stream:
+                await positions.begin(self, one, one.source)
         self._declared.update((one, one) for one in subscriptions)
 
     async def restore(self) -> None:
-        """Declare all that was declared: it is not there yet, or the server has lost it."""
+        """Make again what someone has deleted: what all share, and each group that there is, whoever declared it.
+
+        Broadcasts of other processes they alone know.
+        """
+        if await self._prepare():
+            return  # with the list, nobody knows of others
+        listing = await self.register.read()
+        others = (Subscription(*one) for one in listing.groups if not one[0].startswith(OWN_TOPICS))
+        own = [
+            one
+            for one in self._declared.values()
+            if one.ephemeral or (one.source is not None and (one.topic, one.group) in listing.groups)
+        ]
+        await self.run(method for one in others for method in topology.queue(self.names, one))
+        await self.run(topology.letters(one.queue) for one in listing.letters)
+        await self.declare(own)
+
+    async def _prepare(self) -> bool:
+        """Declare what all share; and if there is no list of the groups yet, what this process has, and return True."""
+        noted = self._letters.copy()
+        self.forget_made()
         await self.run(topology.common(self.names))
-        await self.register.make()
-        await self.declare(list(self._declared.values()))
+        is_new = await self.register.make()
+        if is_new:
+            await self.declare(list(self._declared.values()))
+            for letters in noted:
+                await self.make_letters(letters)
+        return is_new
+
+    async def is_known(self, exchange: str, routing_key: str) -> bool:
+        """Whether there should be a queue for what is published so: then the server has lost that, or a binding."""
+        if exchange == self.names.exchange(""):
+            return (await self.register.read(fresh=False)).groups_of(routing_key) > 0
+        if not exchange:
+            return any(one.queue == routing_key for one in (await self.register.read(fresh=False)).letters)
+        return delays.is_level(exchange)
+
+    def knows(self, subscription: Subscription) -> bool:
+        """Whether this process has declared it, and nobody has removed it here."""
+        return subscription in self._declared
 
     def forget(self, subscription: Subscription) -> None:
         self._declared.pop(subscription, None)
@@ -90,18 +143,31 @@ class Server:
             await self.register.note_letters(letters)
             self._letters.add(letters)
 
-    def forget_letters(self) -> None:
-        """One of them is not there any more."""
-        self._letters.clear()
+    async def make_targets(self, messages: Iterable[Outgoing]) -> None:
+        """See that what they are published to is there, if it is not for topics."""
+        for target, delayed in {(one.target, one.delay > 0) for one in messages if one.target is not None}:
+            assert isinstance(target, RabbitExchange | RabbitQueue)
+            known = (target if isinstance(target, RabbitQueue) else target.to(""), delayed)  # whatever the key
+            if known not in self._targets:
+                if not (isinstance(target, RabbitQueue) and target.exclusive):
+                    await self.run(topology.native(target, delays_lead_there=delayed))
+                self._targets.add(known)
 
-    async def run(self, methods: Iterable[bytes]) -> list[Any]:
+    def forget_made(self) -> None:
+        """One of what was made for messages, for letters or by their targets, is not there any more."""
+        self._letters.clear()
+        self._targets.clear()
+
+    async def run(self, methods: Iterable[bytes], link: Link | None = None) -> list[Any]:
         """The answers to methods that are sent together. Raises what the first of them is refused with."""
-        channel = await (await self.link()).channel()
+        channel = await (link or await self.link()).channel()
         try:
             asked = [channel.ask(method) for method in methods]
-            async with asyncio.timeout(self.address.timeout):
-                return [await answer for answer in asked]
-        except TimeoutError:
-            raise BrokerUnavailable(f"`{channel.link.name}` did not answer within {self.address.timeout:g} s") from None
+            return [await channel.answered(answer) for answer in asked]
         finally:
             await channel.close()
+
+
+def is_exclusive(subscription: Subscription) -> bool:
+    """Whether its queue is for the connection alone that declares it: its consumer's, then."""
+    return isinstance(subscription.source, RabbitQueue) and subscription.source.exclusive

@@ -25,6 +25,7 @@ from typing import Any, Final
 import msgspec
 from pamqp import decode
 
+from carteiro.backends.rabbitmq.natives import EXCHANGE, ROUTING_KEY
 from carteiro.errors import Unencodable
 from carteiro.message import CONTENT_TYPE, NO_HEADERS, REPLY_TO, TYPE, Failure, Message
 
@@ -37,6 +38,10 @@ PRIORITY: Final = "priority"
 ALSO_TO: Final = "CC"
 """The server's own: further routing keys of a message; a queue that several lead to gets one copy."""
 _DELIVERIES: Final = "x-delivery-count"
+_COUNTED: Final = 10
+"""Deliveries: RabbitMQ 4 drops a message after 20, unless its queue has another limit."""
+STREAM_OFFSET: Final = "x-stream-offset"
+"""The server's own too: the place of a message in its stream."""
 _OURS: Final = "carteiro-"
 _THEIRS: Final = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-", "x-acquired-", "x-stream-", "x-opt-")
 """What the server adds on the way, and no publisher said."""
@@ -58,7 +63,8 @@ _NAMED: Final = {
     1 << 3: "app-id",
 }
 _BITS: Final = {name: bit for bit, name in _NAMED.items()}
-_READ_ONLY: Final = {1 << 8: "expiration", 1 << 4: "user-id", 1 << 2: "cluster-id"}
+_EXPIRATION: Final = 1 << 8
+_READ_ONLY: Final = {_EXPIRATION: "expiration", 1 << 4: "user-id", 1 << 2: "cluster-id"}
 """Text too, which the server acts upon or checks: a header of the name is not meant so."""
 
 _pack_double = struct.Struct(">d").pack
@@ -81,7 +87,7 @@ class Received(msgspec.Struct, frozen=True, gc=False):
     timestamp: int
     headers: Mapping[str, str]
     own: Mapping[str, Any]
-    """Carteiro's headers, and the server's: its count of deliveries, and further routing keys."""
+    """Carteiro's headers, and the server's: its count of deliveries, further routing keys, the offset in a stream."""
 
     @property
     def attempt(self) -> int:
@@ -97,6 +103,11 @@ class Received(msgspec.Struct, frozen=True, gc=False):
             return _decode_failures(written)
         except (msgspec.MsgspecError, TypeError):  # anyone may write a header
             return ()
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether the server has counted its deliveries, and is far from the limit at which it would drop it."""
+        return 0 < _count(self.own.get(_DELIVERIES)) <= _COUNTED
 
     def redelivered(self) -> Received:
         """With the flag of a queue that does not count: it was delivered at least once before."""
@@ -116,10 +127,12 @@ def write_properties(
     failures: tuple[Failure, ...] = (),
     more: Mapping[str, str] = NO_HEADERS,
     also_to: str | None = None,
+    expiration: float | None = None,
 ) -> bytes:
     """The flags and values of a content header. `topic`: say it, since the routing key does not.
 
-    `attempts` have ended before; `also_to` is a further routing key. Raises Unencodable for what AMQP cannot hold.
+    `attempts` have ended before; `also_to` is a further routing key; `expiration`, in seconds, is for the server to
+    drop it by. Raises Unencodable for what AMQP cannot hold.
     """
     flags = _HEADERS | _MODE | _CORRELATION | _ID | _TIMESTAMP
     table = [_published_head, _pack_double(message.published)]
@@ -134,6 +147,9 @@ def write_properties(
             flags |= _PRIORITY
         else:
             table.append(_text_field(name, text))
+    if expiration is not None:
+        named[_EXPIRATION] = short(str(max(0, round(expiration * 1000))), "expiration")
+        flags |= _EXPIRATION
     if topic:
         table.append(_text_field(TOPIC, message.topic))
     if message.key is not None:
@@ -159,6 +175,7 @@ def write_properties(
             priority,
             short(message.correlation_id, "correlation id"),
             named.get(1 << 9, b""),
+            named.get(_EXPIRATION, b""),
             short(message.id, "id"),
             _pack_long(int(message.published)),
             named.get(1 << 5, b""),
@@ -267,7 +284,7 @@ def _read_table(data: bytes, at: int, stop: int, headers: dict[str, str], own: d
         else:
             used, value = decode.embedded_value(data[at - 1 : stop])
             at += used - 1
-        if name.startswith(_OURS) or name in (_DELIVERIES, ALSO_TO):
+        if name.startswith(_OURS) or name in (_DELIVERIES, ALSO_TO, STREAM_OFFSET):
             own[name] = value
         elif not name.startswith(_THEIRS):
             headers[name] = value if type(value) is str else _as_text(value)
@@ -302,6 +319,16 @@ def to_message(received: Received, topic: str, body: bytes, now: float) -> Messa
         own.get(PUBLISHED) or float(received.timestamp) or now,
         received.attempt,
     )
+
+
+def as_from(topic: str, received: Received, message: Message, exchange: bytes, key: bytes) -> Message:
+    """A message as it comes from an object of RabbitMQ's own, which has this topic: it says by which exchange."""
+    if received.own.get(TOPIC) == topic or not (exchange or TOPIC in received.own):
+        return message  # it was here before, and has said it; or it was sent straight here
+    headers = dict(message.headers)
+    if exchange:
+        headers[EXCHANGE], headers[ROUTING_KEY] = exchange.decode("utf-8", "replace"), key.decode("utf-8", "replace")
+    return msgspec.structs.replace(message, topic=topic, headers=headers)
 
 
 def _id_of(received: Received, topic: str, body: bytes) -> str:

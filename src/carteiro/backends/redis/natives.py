@@ -14,6 +14,7 @@ import msgspec
 
 from carteiro.errors import ConfigurationError, UnsupportedFeature
 from carteiro.message import CONTENT_TYPE, Outgoing, Subscription
+from carteiro.ports.native import as_words, shown
 
 BODY: Final = "body"
 ID: Final = "id"
@@ -42,11 +43,11 @@ class RedisChannel(msgspec.Struct, frozen=True):
         _check_name(self, self.name)
 
     def __repr__(self) -> str:
-        return _shown(self)
+        return shown(self)
 
     @property
     def topic(self) -> str:
-        return "channel:" + _words(self.name)
+        return "channel:" + as_words(self.name)
 
     def default_group(self, app: str) -> None:
         return None
@@ -87,11 +88,11 @@ class RedisList(msgspec.Struct, frozen=True):
         _check_name(self, self.name)
 
     def __repr__(self) -> str:
-        return _shown(self)
+        return shown(self)
 
     @property
     def topic(self) -> str:
-        return "list:" + _words(self.name)
+        return "list:" + as_words(self.name)
 
     def default_group(self, app: str) -> str:
         return app
@@ -130,11 +131,11 @@ class RedisStream(msgspec.Struct, frozen=True):
             raise ConfigurationError(f'body="{self.body}" of the stream `{self.name}`: that field means something else')
 
     def __repr__(self) -> str:
-        return _shown(self)
+        return shown(self)
 
     @property
     def topic(self) -> str:
-        return "stream:" + _words(self.name)
+        return "stream:" + as_words(self.name)
 
     @property
     def body_field(self) -> str:
@@ -194,25 +195,5 @@ def _refuse(native: object, what: str) -> NoReturn:
     raise UnsupportedFeature(f"{native!r} cannot {what}")
 
 
-_NOT_IN_A_WORD: Final = frozenset("*#{}%\0")
-
-
-def _words(name: str) -> str:
-    """The name as words of a topic: what no word may hold is percent-encoded, and so is a dot beside an empty one."""
-    encoded = "".join(
-        "".join(f"%{byte:02X}" for byte in letter.encode()) if letter.isspace() or letter in _NOT_IN_A_WORD else letter
-        for letter in name
-    )
-    return encoded if all(encoded.split(".")) else encoded.replace(".", "%2E")
-
-
 def _matches(pattern: str, channel: str) -> bool:
     return fnmatchcase(channel, pattern.replace("[^", "[!"))
-
-
-def _shown(native: RedisChannel | RedisList | RedisStream) -> str:
-    """As one would write it."""
-    fields = msgspec.structs.fields(native)
-    given = [(one.name, getattr(native, one.name)) for one in fields[1:]]
-    options = [f", {name}={value!r}" for name, value in given if value]
-    return f"{type(native).__name__}({native.name!r}{''.join(options)})"
