@@ -40,14 +40,15 @@ def not_consumed(queues: Queues) -> str | None:
 
 
 def _filled(subscriber: Subscriber, queues: Queues) -> Subscriber:
+    if subscriber.source is not None:
+        return subscriber
     found = _queues_of(subscriber, queues)
     if is_pattern(subscriber.topic):
-        return msgspec.structs.replace(
-            subscriber, broker=_broker_of_all(subscriber, found), consumes=any(queue.consumes for queue in found)
-        )
-    queue = queues.queues.get(subscriber.topic)
-    if queue is None or subscriber.source is not None:
-        return subscriber
+        broker = _broker_of_all(subscriber, found)
+        return msgspec.structs.replace(subscriber, broker=broker, consumes=_consumes_all(subscriber, broker, found))
+    (queue,) = found
+    if queue.name != subscriber.topic:  # its dead letters, which are where it is
+        return msgspec.structs.replace(subscriber, broker=subscriber.broker or queue.broker)
     open_ = {name: value for name, value in queue.policies.items() if getattr(subscriber, name) is None}
     if subscriber.dead_letters is False:
         open_.pop("reprocess", None)
@@ -72,6 +73,17 @@ def _broker_of_all(subscriber: Subscriber, found: Sequence[Queue]) -> str:
             f"{subscriber} is for queues on several brokers, {places}: subscribe to each, or say which with broker="
         )
     return found[0].broker
+
+
+def _consumes_all(subscriber: Subscriber, broker: str, found: Sequence[Queue]) -> bool:
+    """Whether this service handles what the pattern gets on its broker: all of it, or nothing."""
+    either = {queue.consumes: queue for queue in found if queue.broker == broker}
+    if len(either) > 1:
+        raise ConfigurationError(
+            f"{subscriber} is for `{either[True].name}` ({either[True].place}) and for `{either[False].name}` "
+            f"({either[False].place}), where enable_consumer is false: subscribe to each queue that is consumed here"
+        )
+    return False not in either
 
 
 def _unknown(subscriber: Subscriber, queues: Queues) -> str:

@@ -213,8 +213,10 @@ async def test_a_url_that_is_wrong_says_what_and_never_shows_a_secret():
 
 
 WRONG = {
-    "redis://:s3cr3t@host:port": "`port` for its port",
-    "redis://:s3cr3t@host:99999": "`99999` for its port",
+    "redis://:s3cr3t@host:port": r"`redis://:\*\*\*@host:\*\*\*` has a port that is no number up to 65535",
+    "redis://:s3cr3t@host:99999": "has a port that is no number up to 65535",
+    "redis://me:s3cr3t/0": r"`redis://me:\*\*\*` has a port that is no number",
+    "redis://:s3cr3t": r"`redis://:\*\*\*` has a port that is no number",
     "redis://:s3cr3t@host/one": "`one` for its database",
     "redis://:s3cr3t@one,two": "several servers: write redis.sentinel:// or redis.cluster://",
     "redis://:s3cr3t@host?colour=red": "an option `colour` that is none of: connect_timeout, db",

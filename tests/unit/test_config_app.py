@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from carteiro import Carteiro, ConfigurationError, Emit, Reprocess, Retry, Router, Topic
+from carteiro import Carteiro, ConfigurationError, Emit, Reject, Reprocess, Retry, Router, Topic
 from carteiro.message import Subscription
 from carteiro.router import Subscriber
 from carteiro.testing import TestApp
@@ -134,6 +134,29 @@ def test_dead_letters_are_subscribed_to_where_their_queue_is(tmp_path: Path):
     assert only_subscriber(app, "memory")[0].topic == "dlq_audit.log"
 
 
+async def test_the_dead_letters_of_one_group_are_where_their_queue_is_too(tmp_path: Path):
+    app = app_of(tmp_path, SEVERAL)
+    told: list[str] = []
+
+    @app.subscriber("audit.log", group="billing")
+    async def bill(body: str) -> None:
+        raise Reject("no")
+
+    @app.subscriber("audit.log", group="sales")
+    async def sell(body: str) -> None: ...
+
+    @app.subscriber("dlq_audit.log.billing")
+    async def alarm(body: str) -> None:
+        told.append(body)
+
+    app.subscriber("dlq_audit.log", broker="default")(handle)
+    assert [one.topic for one in app.declared("default")] == ["dlq_audit.log"]
+    async with TestApp(app) as t:
+        await t.publish("audit.log", "x")
+        await t.idle()
+    assert told == ["x"]
+
+
 def test_a_pattern_goes_to_the_broker_of_the_queues_that_it_matches(tmp_path: Path):
     app = app_of(tmp_path, SEVERAL)
     app.subscriber("audit.{name}")(handle)
@@ -184,6 +207,30 @@ async def test_a_service_that_consumes_nothing_waits_and_publishes(tmp_path: Pat
     async with TestApp(app) as t:
         await t.publish("payments", "x")
         await t.advance(hours=1)
+
+
+def test_a_pattern_for_what_is_consumed_here_and_what_is_not_is_refused_with_both_places(tmp_path: Path):
+    app = app_of(tmp_path, CLOSED)
+    app.subscriber("*")(handle)
+    with pytest.raises(ConfigurationError) as raised:
+        app.declared()
+    file = tmp_path / "queues.yaml"
+    assert str(raised.value).endswith(
+        f"of `*` is for `invoices` ({file}:4) and for `orders` ({file}:2), where enable_consumer is false: subscribe "
+        "to each queue that is consumed here"
+    )
+
+
+@pytest.mark.parametrize(("broker", "consumes"), [("default", False), ("memory", True)])
+def test_a_pattern_with_a_broker_is_for_the_queues_on_that_one(tmp_path: Path, broker: str, consumes: bool):
+    text = """\
+    queues:
+      - {name: orders.placed, type: memory, enable_consumer: false}
+      - {name: orders.paid, type: memory, broker_url: other}
+    """
+    app = app_of(tmp_path, text)
+    app.subscriber("orders.*", broker=broker)(handle)
+    assert only_subscriber(app, broker)[1].consumes == consumes
 
 
 async def test_a_publish_to_a_closed_queue_is_refused_at_once(tmp_path: Path):

@@ -148,6 +148,22 @@ def test_what_is_wrong_in_the_defaults_is_said_once_and_there(tmp_path: Path):
     ]
 
 
+def test_dead_letters_that_are_kept_and_are_not_are_refused_where_that_is_said(tmp_path: Path):
+    beside = "needs dead letters, and enable_dlq is false: drop one of them"
+    both = "defaults: {type: memory, dlq: {reprocess_every: 10m}, enable_dlq: no}\nqueues: [{name: a}, {name: b}]"
+    assert said(tmp_path, both) == [f"1:26: `dlq` in `defaults` {beside}"]
+    own = "defaults: {type: memory, enable_dlq: no}\nqueues: [{name: a, dlq: {reprocess_every: 10m}}]"
+    assert said(tmp_path, own) == [f"2:20: `dlq` of queue `a` {beside}"]
+
+
+def test_an_empty_key_that_undoes_nothing_is_no_key(tmp_path: Path):
+    text = "defaults: {type: redis, dlq: {reprocess_every: 10m}}\nqueues: [{name: a, dql: }, {name: b, type: }]"
+    assert said(tmp_path, text) == [
+        "2:20: `dql` of queue `a` is no key: did you mean `dlq`?",
+        "2:28: the type of queue `b` is not said: write `type: rabbitmq`, or another system",
+    ]
+
+
 def test_a_default_of_one_system_asks_for_its_type(tmp_path: Path):
     assert said(tmp_path, "defaults: {port: 1}\nqueues:\n  - {name: a, type: redis}") == [
         "1:12: `port` in `defaults` needs `type: …` beside it: it is for one system"

@@ -14,7 +14,7 @@ import pytest
 from carteiro import Carteiro, ConfigurationError, Message, Reject, Reprocess, Retry
 from carteiro.engine.failures import is_hopeless
 from carteiro.engine.reprocessing import KEPT, Reprocessing
-from carteiro.message import Write
+from carteiro.message import DeadLetter, Write
 from carteiro.ports.store import Entry, Store
 from carteiro.testing import TestApp, VirtualClock
 from tests.e2e.tour.stage import Stage, soon
@@ -134,6 +134,58 @@ async def test_more_than_a_page_of_hopeless_letters_hides_nothing(app: Carteiro,
         await t.publish_many("orders", list(range(10)))
         await t.advance(hours=1)
         assert handler.after == [0] * 10 + [600] * 10
+
+
+async def test_letters_that_stay_are_fetched_once_a_look_and_gone_through_with_turns_for_others(
+    app: Carteiro, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("carteiro.engine.reprocessing.PAGE", 10)
+    app.subscriber("orders", retry=ONCE)(Failing(app))
+    turns = 0
+    fetched: list[int] = []
+    asked: list[tuple[str, int]] = []  # the kind of a reason, and in which turn of the loop
+
+    async with TestApp(app) as t:
+        assert app.worker is not None
+        message = Message("1", "orders", b"1", None, {}, "1", t.now.timestamp(), 1)
+        letters = [
+            DeadLetter(str(number), "dlq_orders", "orders", "shop", message, f"Kind{number // 10}: no", 0.0, ())
+            for number in range(95)
+        ]
+
+        async def dead_letters(queue: str, *, limit: int) -> Sequence[DeadLetter]:
+            if queue != "dlq_orders":
+                return []
+            fetched.append(len(letters[:limit]))
+            asyncio.get_running_loop().call_soon(turn)
+            return letters[:limit]
+
+        def turn() -> None:
+            nonlocal turns
+            turns += 1
+            if turns % 20:
+                asyncio.get_running_loop().call_soon(turn)
+
+        def hopeless(kind: str) -> bool:
+            asked.append((kind, turns))
+            return True
+
+        monkeypatch.setattr(app.connection.broker, "dead_letters", dead_letters)
+        monkeypatch.setattr("carteiro.engine.reprocessing.is_hopeless", hopeless)
+        routes = [msgspec.structs.replace(app.worker.routes[0], reprocess=Reprocess(every="10m", limit=3))]
+        running = asyncio.create_task(
+            Reprocessing(routes, app.connection.broker, app.connection.store, app.clock).run()
+        )
+        await t.idle()
+        assert fetched == [10, 20, 40, 80, 95]
+        assert [kind for kind, _ in asked] == [f"Kind{number}" for number in range(10)]
+
+        fetched.clear()
+        asked.clear()
+        await t.advance(minutes=10)
+        running.cancel()
+    assert fetched == [95]
+    assert len({turn for _, turn in asked}) == len(asked) == 10
 
 
 async def test_a_worker_that_cannot_see_its_dead_letters_tries_again(app: Carteiro, monkeypatch: pytest.MonkeyPatch):

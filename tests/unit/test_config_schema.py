@@ -53,6 +53,15 @@ def test_a_number_may_stand_in_a_variable():
     assert {"type": "string", "pattern": r"\$\{"} in definitions["key_enable_dlq"]["anyOf"]
 
 
+def test_every_key_but_name_and_type_may_be_empty():
+    definitions = schema()["definitions"]
+    for model in SYSTEMS.values():
+        for key, said in definitions[model.__name__]["properties"].items():
+            full = definitions[said["$ref"].rpartition("/")[2]] if "$ref" in said else said
+            may_be_empty = {"type": "null"} in full.get("anyOf", ()) or "null" in full.get("type", ())
+            assert may_be_empty == (key not in ("name", "type")), key
+
+
 def test_defaults_have_the_same_keys_without_a_name():
     definitions = schema()["definitions"]
     assert set(definitions["AnyQueueDefaults"]["properties"]) == set(QueueOptions.model_fields) - {"name"}

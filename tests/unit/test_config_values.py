@@ -42,6 +42,10 @@ def test_the_file_of_the_tour_is_read_as_printed():
             "amqp://me:pw@a/v?prefix=p&heartbeat=9",
         ),
         (
+            "type: redis, ssl: true, prefix: shop-2.0, ssl_ca_certs: 9d66eef0.0, connect_timeout: 2.0",
+            "rediss://localhost?ssl_ca_certs=9d66eef0.0&prefix=shop-2.0&connect_timeout=2",
+        ),
+        (
             "type: rabbitmq, ssl: true, ssl_ca_certs: /ca.pem, ssl_check_hostname: no",
             "amqps://localhost?ssl_ca_certs=%2Fca.pem&ssl_check_hostname=false",
         ),
@@ -102,13 +106,51 @@ def test_defaults_hold_for_what_a_queue_does_not_say_and_connections_for_their_t
         queues:
           - {name: a, retry: {max_age: 1h}}
           - {name: b, type: sqlite}
-          - {name: c, timeout: }
         """,
     )
-    a, b, c = queues.queues.values()
+    a, b = queues.queues.values()
     assert (a.policies["retry"].attempts, a.policies["retry"].max_age) == (5, 3600)
     assert (b.policies["retry"].attempts, queues.brokers[b.broker]) == (9, "sqlite:///carteiro.db")
-    assert c.policies["timeout"] == 30
+
+
+def test_an_empty_key_undoes_a_default(tmp_path: Path):
+    queues = loaded(
+        tmp_path,
+        """\
+        defaults: {type: redis, username: me, db: 2, enable_dlq: off, timeout: 30, retry: {attempts: 9}}
+        queues:
+          - name: a
+            timeout:
+            username:
+            db: ${NONE:-}
+            enable_dlq:
+          - {name: b, dlq: , retry: }
+        """,
+    )
+    a, b = queues.queues.values()
+    assert (queues.brokers[a.broker], queues.brokers[b.broker]) == ("redis://localhost", "redis://me@localhost/2")
+    assert list(a.policies) == ["retry"]
+    assert dict(b.policies) == {"timeout": 30, "dead_letters": False}
+
+
+def test_a_queue_without_dead_letters_leaves_the_defaults_of_them(tmp_path: Path):
+    queues = loaded(
+        tmp_path,
+        """\
+        defaults: {type: memory, dlq: {reprocess_every: 10m}}
+        queues:
+          - {name: a}
+          - {name: b, enable_dlq: "False"}
+          - {name: c, dlq: }
+          - {name: d, dlq: , enable_dlq: no}
+        """,
+    )
+    assert [dict(queue.policies) for queue in queues.queues.values()] == [
+        {"reprocess": Reprocess(600.0, 3)},
+        {"dead_letters": False},
+        {},
+        {"dead_letters": False},
+    ]
 
 
 def test_every_option_of_a_queue_becomes_that_of_a_subscriber(tmp_path: Path):

@@ -15,6 +15,8 @@ from carteiro.config.queues import Queue, Queues, named_brokers
 from carteiro.errors import ConfigurationError
 
 _LISTS: Final = ("queues", "defaults")
+_FALSE: Final = frozenset({"false", "no", "off", "0", "f", "n"})
+"""As pydantic reads them."""
 _NOWHERE: Final = Place(1, 1)
 
 
@@ -126,6 +128,7 @@ class _Reader:
         return Table(table.place, {key: one for key, one in table.entries.items() if key in known})
 
     def _add(self, node: Node, defaults: Table) -> None:
+        """A queue with the defaults that it does not say itself; an empty key undoes the default."""
         if not isinstance(node, Table):
             self.checker.wrong(node.place, "a queue has keys: write `- name: user_channel`, and the others below it")
             return
@@ -136,7 +139,10 @@ class _Reader:
         own, common = node.entries, defaults.entries
         alike = _text(own.get("type")) in (None, _text(common.get("type")))
         taken = {key: one for key, one in common.items() if alike or key in QueueOptions.model_fields}
-        merged = {**taken, **{key: one for key, one in own.items() if not _is_empty(one)}}
+        if "dlq" not in own and (_text(own.get("enable_dlq")) or "").lower() in _FALSE:
+            taken.pop("dlq", None)  # there are no dead letters for it
+        empty = [key for key, one in own.items() if _is_empty(one)]
+        merged = {key: one for key, one in {**taken, **own}.items() if key not in empty}
 
         def whose(key: str) -> str:
             return " in `defaults`" if key in merged and merged[key] is common.get(key) else queue
@@ -150,6 +156,9 @@ class _Reader:
             among = nearest(kind, known) or f": there are {', '.join(known)}"
             self.checker.wrong(merged["type"].place, f"`type: {kind}`{whose('type')} is no system{among}")
         else:
+            for key in empty:
+                if key not in model.model_fields:  # no default that it could undo
+                    self.checker.unknown_key(own[key].place, key, queue, tuple(model.model_fields))
             checked = self.checker.check(model, Table(node.place, merged), whose)
             if checked is not None:
                 self._found.append((node.place, kind, checked))

@@ -16,6 +16,7 @@ _Schema = dict[str, Any]
 
 _VARIABLE: Final = {"type": "string", "pattern": r"\$\{"}
 """A number or a choice may stand in a variable, which is a text until the file is read."""
+_EMPTY: Final = {"type": "null"}
 
 
 class _Generator(GenerateJsonSchema):
@@ -115,11 +116,19 @@ def _without_name(part: _Schema) -> _Schema:
 
 def _with_shared(part: _Schema, keys: _Schema) -> _Schema:
     """With a key that says the same in several tables written once, in `keys`."""
+    said = {key: one if key in ("name", "type") else _or_empty(one) for key, one in part["properties"].items()}
     properties = {
         key: {"$ref": f"#/definitions/key_{key}"} if keys.setdefault(f"key_{key}", one) == one else one
-        for key, one in part["properties"].items()
+        for key, one in said.items()
     }
     return {**part, "properties": properties}
+
+
+def _or_empty(made: _Schema) -> _Schema:
+    """A key without a value undoes the default."""
+    if "anyOf" not in made:
+        return {**made, "type": [made["type"], "null"]}
+    return made if _EMPTY in made["anyOf"] else {**made, "anyOf": [*made["anyOf"], _EMPTY]}
 
 
 def _or_variable(made: JsonSchemaValue) -> JsonSchemaValue:

@@ -14,6 +14,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import cache
 from typing import Final
 
 import msgspec
@@ -32,7 +33,7 @@ from carteiro.topics import dlq_name, is_pattern
 log = logging.getLogger("carteiro.worker")
 
 PAGE: Final = 500
-"""How many dead letters are looked at in one step."""
+"""How many dead letters are looked at in one step, with a turn for everyone else after it."""
 KEPT: Final = 30 * 86_400.0
 """Seconds."""
 AGAIN: Final = 5.0
@@ -89,12 +90,14 @@ class _Group:
         self._clock = clock
         topic = subscription.topic
         # A second group changes the queue's name; what a pattern gets is in many.
-        self._queues = (None,) if is_pattern(topic) else (dlq_name(topic), dlq_name(topic, subscription.group))
+        queues = (None,) if is_pattern(topic) else (dlq_name(topic), dlq_name(topic, subscription.group))
+        self._reach: dict[str | None, int] = dict.fromkeys(queues, PAGE)
+        """How many letters of each queue are fetched at once: enough to get beyond those that stay."""
 
     async def run(self) -> None:
         while True:
             try:
-                wait = min([await self._look(queue) for queue in self._queues])
+                wait = min([await self._look(queue) for queue in self._reach])
             except Exception as error:
                 wait = min(AGAIN, self._every)
                 log.warning(
@@ -105,14 +108,27 @@ class _Group:
 
     async def _look(self, queue: str | None) -> float:
         """Send back what is due; returns the seconds until something may be due again."""
-        size = PAGE
+        hopeless = cache(is_hopeless)  # it walks all kinds of errors, and some come while the app runs
+        seen: set[tuple[str, str]] = set()
+        wait = self._every
         while True:
-            letters = await self._inspector.dead_letters(queue, limit=size)
-            sent, wait = await self._send_back([letter for letter in letters if self._can_be_helped(letter)])
-            if len(letters) < size or letters[-1].at + self._every > self._clock.time():
+            reach = self._reach[queue]
+            letters = await self._inspector.dead_letters(queue, limit=reach)
+            fresh = [letter for letter in letters if (letter.queue, letter.id) not in seen]
+            seen.update((letter.queue, letter.id) for letter in fresh)
+            sent = 0
+            for start in range(0, len(fresh), PAGE):
+                page = fresh[start : start + PAGE]
+                count, due = await self._send_back(
+                    [one for one in page if self._is_ours(one) and not hopeless(one.reason.partition(":")[0])]
+                )
+                sent, wait = sent + count, min(wait, due)
+                await self._clock.sleep(0)
+            if len(letters) < reach or letters[-1].at + self._every > self._clock.time():
+                self._reach[queue] = max(PAGE, min(reach, 2 * len(letters)))
                 return wait  # oldest first: what follows is younger still
             if not sent:  # what is here stays here: look beyond it
-                size *= 2
+                self._reach[queue] = 2 * reach
 
     async def _send_back(self, letters: Sequence[DeadLetter]) -> tuple[int, float]:
         """How many of these were due and are sent back, and the seconds until the next one is due."""
@@ -154,10 +170,8 @@ class _Group:
             count += await self._inspector.replay(queue, ids=ids)
         return count
 
-    def _can_be_helped(self, letter: DeadLetter) -> bool:
-        """Whether it is this group's, and another try may end otherwise."""
-        failed = Subscription(letter.topic, letter.group)
-        return failed == self._subscription and not is_hopeless(letter.reason)
+    def _is_ours(self, letter: DeadLetter) -> bool:
+        return letter.topic == self._subscription.topic and letter.group == self._subscription.group
 
     def _moved(self, key: str, times: int, now: float, version: int) -> Write:
         return Write(key, _encode(_Mark(times, now)), ttl=KEPT + self._every, expect=version)

@@ -29,16 +29,21 @@ _NOT_SHOWN: Final = frozenset({"ssl_password", "ssl_ca_data"})
 
 def split_url(url: str) -> SplitResult:
     """The URL in its parts; what cannot be one is not shown, since any part of it may be one of a password."""
-    try:
-        parts = urlsplit(url)
-    except ValueError as error:
-        raise ConfigurationError(f"the broker's URL, `{url.partition(':')[0]}://…`, cannot be read: {error}") from None
-    if parts.fragment or _is_torn(parts):
+    parts = _parts(url)
+    if parts is None or parts.fragment or _is_torn(parts):
         raise ConfigurationError(
-            f"the broker's URL, `{parts.scheme}://…`, cannot be read: within a user, a password or an option, "
+            f"the broker's URL, `{url.partition(':')[0]}://…`, cannot be read: within a user, a password or an option, "
             "percent-encode what is neither a letter nor a digit, such as `/` as %2F, `?` as %3F and `#` as %23"
         )
     return parts
+
+
+def _parts(url: str) -> SplitResult | None:
+    """None for what is no URL; the error that says why shows a part of it."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return None
 
 
 def _is_torn(parts: SplitResult) -> bool:
@@ -46,7 +51,7 @@ def _is_torn(parts: SplitResult) -> bool:
     place = parts.netloc
     if not place or "@" in place:
         return False
-    port = place.rpartition("]")[2].partition(":")[2]
+    port = _split_port(place)[1]
     return "@" in parts.path or ("@" in parts.query and (place[0] == ":" or bool(port and not port.isdecimal())))
 
 
@@ -59,13 +64,25 @@ def credentials(netloc: str) -> tuple[str | None, str | None, str]:
 
 def host_and_port(url: str, text: str, default_port: int) -> tuple[str, int]:
     """Of `host`, `host:port`, `[::1]:port`; an empty host is this machine."""
-    host, separator, port = text.rpartition(":")
-    if not separator or text.endswith("]"):
-        host, port = text, str(default_port)
-    number = whole_number(url, port, "port")
-    if number > _LAST_PORT:
-        raise ConfigurationError(f"`{hidden(url)}` has `{port}` for its port: the last one is {_LAST_PORT}")
-    return host.strip("[]") or "localhost", number
+    host, port = _split_port(text)
+    if not _is_port(port):
+        raise ConfigurationError(
+            f"`{hidden(url)}` has a port that is no number up to {_LAST_PORT}: write host:port, [IPv6]:port, and a "
+            "user and password with an @ behind them"
+        )
+    return host.strip("[]") or "localhost", int(port or default_port)
+
+
+def _split_port(text: str) -> tuple[str, str]:
+    """The host, and what stands where its port would."""
+    end = text.rfind("]") + 1 if text.startswith("[") else 0
+    name, _, port = text[end:].partition(":")
+    return text[:end] + name, port
+
+
+def _is_port(text: str) -> bool:
+    """A port may be left out."""
+    return not text or (text.isdecimal() and len(text) <= len(str(_LAST_PORT)) and int(text) <= _LAST_PORT)
 
 
 def whole_number(url: str, text: str, what: str) -> int:
@@ -90,11 +107,23 @@ def is_true(text: str) -> bool:
 
 
 def hidden(url: str) -> str:
-    """The URL without its password and its options, some of which are passwords too."""
-    parts = urlsplit(url)
-    given, separator, hosts = parts.netloc.rpartition("@")
-    shown = f"{given.partition(':')[0]}:***@{hosts}" if separator else hosts
-    return f"{parts.scheme}://{shown}{parts.path}"
+    """The URL without its password and its options, some of which are passwords too.
+
+    A user without a password may be a token. A port that is none may be a password, and what follows it the rest of it.
+    """
+    parts = _parts(url)
+    if parts is None:
+        return f"{url.partition(':')[0]}://…"
+    given, at, hosts = parts.netloc.rpartition("@")
+    user, _, password = given.partition(":")
+    who = f"{user}:***@" if password else "***@" if at else ""
+    sound: list[str] = []
+    for host in hosts.split(","):
+        name, port = _split_port(host)
+        if not _is_port(port):
+            return f"{parts.scheme}://{who}{','.join([*sound, name])}:***"
+        sound.append(host)
+    return f"{parts.scheme}://{who}{hosts}{parts.path}"
 
 
 def take_tls(url: str, options: dict[str, str], scheme: str) -> dict[str, str] | None:
@@ -117,14 +146,19 @@ def check_options(url: str, options: Mapping[str, str], known: frozenset[str]) -
 
 
 def tls_context(tls: Mapping[str, str]) -> ssl.SSLContext:
-    """Raises ConfigurationError for a certificate or key that cannot be read."""
-    context = ssl.create_default_context()
+    """What trusts the authorities that are named, or else the system's.
+
+    Raises ConfigurationError for a certificate or key that cannot be read.
+    """
     demand = _demand(tls)
-    context.check_hostname = demand != ssl.CERT_NONE and is_true(tls.get("ssl_check_hostname", "true"))
-    context.verify_mode = demand
+    authorities = [tls.get(option) for option in ("ssl_ca_certs", "ssl_ca_path", "ssl_ca_data")]
+    if "" in authorities:
+        raise ConfigurationError("an ssl_ca_… option is empty: name the authorities to trust, or drop it")
+    file, folder, data = authorities
     try:
-        if {"ssl_ca_certs", "ssl_ca_path", "ssl_ca_data"} & tls.keys():
-            context.load_verify_locations(tls.get("ssl_ca_certs"), tls.get("ssl_ca_path"), tls.get("ssl_ca_data"))
+        context = ssl.create_default_context(cafile=file, capath=folder, cadata=data)  # without any, the system's
+        context.check_hostname = demand != ssl.CERT_NONE and is_true(tls.get("ssl_check_hostname", "true"))
+        context.verify_mode = demand
         if "ssl_certfile" in tls:
             context.load_cert_chain(tls["ssl_certfile"], tls.get("ssl_keyfile"), tls.get("ssl_password"))
         if "ssl_ciphers" in tls:

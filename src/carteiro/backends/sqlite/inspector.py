@@ -52,10 +52,9 @@ class SqliteInspector:
         self, queue: str | None = None, *, ids: Sequence[str] | None = None, limit: int | None = None
     ) -> Sequence[DeadLetter]:
         parameters = {"queue": queue, "ids": _rows(ids), "limit": -1 if limit is None else limit}
-        rows = await self._database.inspect(
-            lambda connection: connection.execute(SQL["dead_letters"], parameters).fetchall()
+        return await self._database.inspect(  # they are unpacked there too: 30,000 take 0.2 s
+            lambda connection: [_dead_letter(*row) for row in connection.execute(SQL["dead_letters"], parameters)]
         )
-        return [_dead_letter(*row) for row in rows]
 
     async def replay(self, queue: str, *, ids: Sequence[str] | None = None, body: bytes | None = None) -> int:
         """Raises BrokerError, and replays none, where a group that failed is no longer there."""
