@@ -22,9 +22,6 @@ async def examine(broker: RabbitBroker, server: Server) -> Sequence[Check]:
     """The broker is opened and closed for it."""
     try:
         await broker.connect()
-    except BrokerError as error:
-        return [Check("reachable", "error", str(error))]
-    try:
         link = await server.link()
         answers = Check("reachable", "ok", f"`{link.name}` answers, its exchange is `{server.names.prefix}`")
         return [answers, *_version(link.version), await _passage(broker, server.address.timeout)]

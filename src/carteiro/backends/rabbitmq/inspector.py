@@ -76,8 +76,7 @@ class RabbitInspector:
                 listing = await self._server.register.read()
                 parcels = [self._parcel(one.letter, body, listing) for one in held]
                 gone = await self._sender.send(parcels)
-                desk.take_out([one.tag for index, one in enumerate(held) if index not in gone])
-                await desk.settled()
+                await desk.take_out([one.tag for index, one in enumerate(held) if index not in gone])
                 count += len(held) - len(gone)
                 if gone:
                     raise BrokerError(
@@ -100,9 +99,7 @@ class RabbitInspector:
         for name in await self._letter_queues(queue):
             async with Desk(self._server, name) as desk:
                 gone = [held.tag async for held in desk.letters(ids=ids) if before is None or held.letter.at <= before]
-                if gone:
-                    desk.take_out(gone)
-                    await desk.settled()
+                await desk.take_out(gone)
                 count += len(gone)
         return count
 

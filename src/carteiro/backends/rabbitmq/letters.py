@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Final
 
 import msgspec
@@ -17,6 +17,8 @@ from carteiro.message import DeadLetter, Message
 
 _AT_ONCE: Final = 500
 """Gets that are sent together."""
+_PASSED_ON: Final = 32
+"""Acks that are sent together."""
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -63,13 +65,15 @@ class Desk:
                 raise
             return []
 
-    def take_out(self, tags: Collection[int]) -> None:
-        """They are no longer letters."""
-        self._channel.write(b"".join(self._channel.ack(tag) for tag in tags))
+    async def take_out(self, tags: Sequence[int]) -> None:
+        """They are no longer letters, once this returns.
 
-    async def settled(self) -> None:
-        """Return when the server has done what it was told."""
-        await self._channel.call(methods.qos(0))
+        A channel passes 32 acks on to a quorum queue and keeps the others until these are done. Closed before that,
+        RabbitMQ 3.10 forgets them. A get is answered when what was passed on before it is done.
+        """
+        for start in range(0, len(tags), _PASSED_ON):
+            self._channel.write(b"".join(self._channel.ack(tag) for tag in tags[start : start + _PASSED_ON]))
+            await self._channel.call(methods.get(self._queue))
 
 
 def _letter(queue: str, content: Content) -> DeadLetter:

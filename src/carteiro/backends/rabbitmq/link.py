@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import ssl
 import struct
 from collections.abc import Callable
 from typing import Any, Final, cast
@@ -34,6 +35,7 @@ _FRAME_MAX: Final = 131_072
 _CHANNELS: Final = 2047
 _ACCESS_REFUSED: Final = 403
 _DELIVER_HEAD: Final = DELIVER.to_bytes(4, "big")
+_KINDS: Final = (METHOD, HEADER, BODY, _BEAT[0])
 _SHORTEST: Final = 32
 """Bytes that the header of a content has at least, with the head of its body after it."""
 
@@ -111,13 +113,22 @@ class Link(asyncio.Protocol):
         servers = list(self.address.servers)
         first = random.randrange(len(servers))  # the nodes of a cluster share the work
         troubles: list[str] = []
+        doubtful: BrokerError | None = None
         for server in servers[first:] + servers[:first]:
             try:
                 await self._connect(server)
+            except ssl.SSLCertVerificationError as error:
+                doubtful = BrokerError(
+                    f"`{self.name}` shows a certificate that is not accepted ({error}): name its authority with "
+                    "ssl_ca_certs=FILE or, if only the host's name differs, set ssl_check_hostname=false"
+                )
+                troubles.append(str(doubtful))
             except (OSError, TimeoutError) as error:
                 troubles.append(f"{server}: {str(error) or type(error).__name__}")
             else:
                 return
+        if doubtful is not None and len(servers) == 1:
+            raise doubtful
         raise BrokerUnavailable(
             f"no RabbitMQ at `{self.address}` ({'; '.join(troubles)}): start it, or mend the broker's URL"
         )
@@ -134,7 +145,7 @@ class Link(asyncio.Protocol):
                 )  # fmt: skip
                 await self._opening
         except BrokerUnavailable as error:
-            raise OSError(str(error)) from error
+            raise OSError(str(error).removeprefix(f"lost `{self.name}`: ")) from error
         except TimeoutError:
             self.abort("no answer")
             raise TimeoutError(f"no answer within {self.address.connect_timeout:g} s") from None
@@ -199,6 +210,8 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         said = f": {exc}" if exc else ""
+        if not self._opening.done():
+            said += f"; is that its port, and one {'without' if self.address.tls is None else 'with'} TLS?"
         self._end(BrokerUnavailable(f"lost `{self.name}`: the server closed the connection{said}"))
 
     def pause_writing(self) -> None:
@@ -234,6 +247,8 @@ class Link(asyncio.Protocol):
             kind, number, size = _frame_head(data, at)
             stop = at + 7 + size
             if stop >= end:
+                if kind not in _KINDS:
+                    raise ValueError(f"it says {data[at : at + 16]!r}")
                 break
             if data[stop] != 0xCE:
                 raise ValueError("a frame that does not end")
@@ -287,6 +302,8 @@ class Link(asyncio.Protocol):
             opening = not self._opening.done()
             denied = opening and code == _ACCESS_REFUSED
             self._end(not_accepted(text, self.name) if denied else explain(code, text, self.name))
+            if self._transport is not None:
+                self._transport.close()
         elif isinstance(method, commands.Connection.CloseOk):
             if not self._opening.done():
                 self._opening.set_result(None)
