@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -116,7 +116,8 @@ class Carteiro(Publishing):
         self._opening: asyncio.Task[Connections] | None = None
         self._instance = os.getpid(), new_id()
         self._crew: Crew | None = None
-        self._stop_asked = False
+        self._stops = 0
+        """How often `stop` was called: each run goes by those since it was asked for."""
         self._awaiting_ready: list[asyncio.Future[None]] = []
         self._queues: Queues | None = None
         if self._lease <= 0:
@@ -179,24 +180,23 @@ class Carteiro(Publishing):
             return
         opening, self._opening, self._connections = self._opening, None, None
         self._sync.use(None, None)
-        if opening is None:
-            return
-        await asyncio.wait([opening])
-        if not opening.cancelled() and opening.exception() is None:
-            await opening.result().close()
+        if opening is not None:
+            await _despite_cancels(_closed(opening))
 
-    async def run(self, *, only: Sequence[str] = (), concurrency: int | None = None) -> None:
+    def run(self, *, only: Sequence[str] = (), concurrency: int | None = None) -> Coroutine[Any, Any, None]:
         """Handle messages until it is cancelled or `stop` is called; a second cancel skips the grace.
 
         `only` limits it to these groups or topics; `concurrency` is for subscribers that have none of their own.
         """
+        return self._run(only, concurrency, self._stops)  # a stop from here on is meant for it, though it has not begun
+
+    async def _run(self, only: Sequence[str], concurrency: int | None, stops_before: int) -> None:
         with self.life.working():
-            self._stop_asked = False
             async with self, _always_closed(self._resources(self)):
                 builder, crew = await self._build(only, concurrency)
                 try:
                     await builder.start()
-                    await self._work(crew)
+                    await self._work(crew, stops_before)
                 finally:
                     await builder.close()
 
@@ -208,8 +208,11 @@ class Carteiro(Publishing):
             await waiter
 
     def stop(self) -> None:
-        """Have `run` return, once it has started: what runs gets its grace. A second call skips the grace."""
-        self._stop_asked = True
+        """Have `run` return, once it has started: what runs gets its grace. A second call skips the grace.
+
+        It is for the `run` that was called before, though its task may not have begun, and never for a later one.
+        """
+        self._stops += 1
         if self._crew is not None:
             self._crew.request_stop()
 
@@ -422,10 +425,10 @@ class Carteiro(Publishing):
             self._codec,
         )
 
-    async def _work(self, crew: Crew) -> None:
+    async def _work(self, crew: Crew, stops_before: int) -> None:
         self._crew = crew
         crew.start()
-        if self._stop_asked:
+        if self._stops > stops_before:
             crew.request_stop()
         for waiter in self._awaiting_ready:
             if not waiter.done():
@@ -480,7 +483,14 @@ def _tell_of_death(worker: asyncio.Task[None]) -> None:
         log.critical("the worker has died, and this process handles no messages any more", exc_info=worker.exception())
 
 
-async def _despite_cancels(work: Awaitable[None], hurry: Callable[[], None]) -> None:
+async def _closed(opening: asyncio.Task[Connections]) -> None:
+    """Close what this opens, if it can be opened."""
+    await asyncio.wait([opening])
+    if not opening.cancelled() and opening.exception() is None:
+        await opening.result().close()
+
+
+async def _despite_cancels(work: Awaitable[None], hurry: Callable[[], None] = lambda: None) -> None:
     """Await `work` to its end; each cancel meanwhile calls `hurry` and is raised when the work is done."""
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None

@@ -81,8 +81,10 @@ class Connection:
     async def close(self) -> None:
         """Return when what was published is safe; nobody waits for replies any more."""
         await self._inbox.close()
-        await self.publisher.close()
-        await self._leave()
+        try:
+            await self.publisher.close()
+        finally:
+            await self._leave()
 
     async def request(self, message: Outgoing, timeout: float) -> Message:
         """Publish, and wait for the reply; raises RequestTimeout, RequestFailed, or Unroutable at once."""

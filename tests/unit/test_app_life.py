@@ -52,6 +52,22 @@ async def test_running_it_shares_the_connection_of_whoever_entered_it(app: Carte
         await app.publish("greetings", "Ana")
 
 
+async def test_a_stop_is_for_the_run_that_was_called_before_it_though_that_has_not_begun(app: Carteiro):
+    running = asyncio.create_task(app.run())
+    app.stop()
+    async with asyncio.timeout(30):
+        await running
+
+
+async def test_a_stop_while_nothing_runs_is_for_no_later_run(app: Carteiro):
+    app.stop()
+    running = asyncio.create_task(app.run())
+    await app.ready()
+    assert await app.request("greetings", "Ana") == "hello, Ana"
+    app.stop()
+    await running
+
+
 async def test_after_a_broker_that_was_away_it_can_be_entered_again(tmp_path: Path):
     app = Carteiro("shop", f"sqlite:///{tmp_path}/missing/shop.db")
     with pytest.raises(BrokerUnavailable, match="missing"):

@@ -19,24 +19,43 @@ from carteiro.backends.redis.natives import RedisStream
 from carteiro.engine.outbox import DEDUPED
 from carteiro.engine.outbox_file import BYTES_AT_ONCE, TERM, OutboxFile, OutboxStatus
 from carteiro.engine.publisher import Publisher
-from carteiro.errors import BrokerCorrupted, BrokerUnavailable, CircuitOpen, Unencodable, Unroutable
+from carteiro.errors import (
+    BrokerCorrupted,
+    BrokerError,
+    BrokerUnavailable,
+    CircuitOpen,
+    NotConnected,
+    Unencodable,
+    Unroutable,
+)
 from carteiro.message import Outgoing
 from carteiro.policies.breaker import Breaker
-from carteiro.ports.broker import Check
+from carteiro.ports.broker import Check, Inspector
 from carteiro.ports.clock import SYSTEM_CLOCK, Clock
 from carteiro.testing import TestApp
 from carteiro.testing.clock import VirtualClock
 from tests.unit.outage import ORDERS, QuickClock, Unsteady, outgoing, until
 
+EVENTS = "redis://nowhere/0"
+"""What identifies the broker that the processes call `events`."""
+
 
 class Process:
     """What one process has: a publisher with an outbox. The broker and the file are shared with others."""
 
-    def __init__(self, broker: Unsteady, path: Path, clock: Clock, name: str = "events") -> None:
+    def __init__(
+        self, broker: Unsteady, path: Path, clock: Clock, name: str = "events", identity: str = EVENTS
+    ) -> None:
         self.file = OutboxFile(str(path), clock)
+        self._identity = identity
         self.publisher = Publisher(
-            broker, (), clock, 30.0, name=name, breaker=Breaker(after=2, longest=2), outbox=self.file
-        )
+            broker, (), clock, 30.0, name=name, identity=identity, breaker=Breaker(after=2, longest=2),
+            outbox=self.file,
+        )  # fmt: skip
+
+    @property
+    def waits(self) -> bool:
+        return self.file.waits(self._identity)
 
     async def publish(self, *bodies: int) -> None:
         for body in bodies:
@@ -60,8 +79,10 @@ class Process:
 
 
 @contextlib.asynccontextmanager
-async def process(broker: Unsteady, path: Path, clock: Clock, name: str = "events") -> AsyncIterator[Process]:
-    one = Process(broker, path, clock, name)
+async def process(
+    broker: Unsteady, path: Path, clock: Clock, name: str = "events", identity: str = EVENTS
+) -> AsyncIterator[Process]:
+    one = Process(broker, path, clock, name, identity)
     await one.publisher.open()
     try:
         yield one
@@ -119,7 +140,7 @@ async def test_what_is_published_while_it_is_away_is_forwarded_in_order_when_it_
         broker.away = False
         await until(lambda: len(broker.taken) == 1501)
         assert broker.bodies == numbers(range(1501))
-        await until(lambda: not one.file.waits("events"))
+        await until(lambda: not one.waits)
         await one.publish(1501)
         assert broker.bodies[-1] == b"1501"
 
@@ -162,7 +183,7 @@ async def test_a_hiccup_is_waited_for_and_fills_no_file(path: Path):
         broker.away = False
         await until(publishing.done, clock)
         assert broker.bodies == [b"1"]
-        assert not one.file.waits("events")
+        assert not one.waits
 
 
 async def test_many_go_to_the_file_in_one_commit(
@@ -270,8 +291,8 @@ async def test_processes_share_the_file_and_its_order(broker: Unsteady, path: Pa
         broker.away = False
         await until(lambda: len(broker.taken) >= 100)
         assert broker.bodies == numbers(range(100))
-        await until(lambda: not one.file.waits("events"))
-        assert not other.file.waits("events")
+        await until(lambda: not one.waits)
+        assert not other.waits
 
 
 async def test_one_process_forwards_at_a_time(broker: Unsteady, path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -309,7 +330,7 @@ async def test_a_killed_forwarder_is_taken_over_when_its_term_ends(broker: Unste
     file = OutboxFile(str(path), clock)
     await file.open()
     await until(lambda: broker.tries > 3)
-    assert not await file.claim("events", "somebody"), "nobody forwarded"
+    assert not await file.claim(EVENTS, "somebody"), "nobody forwarded"
     await victim.kill()
     broker.away = False
     since = clock.monotonic()
@@ -327,7 +348,7 @@ async def test_a_process_that_closes_lets_another_one_begin_at_once(broker: Unst
         await until(lambda: broker.tries > 3)
     file = OutboxFile(str(path), clock)
     await file.open()
-    assert await file.claim("events", "somebody")
+    assert await file.claim(EVENTS, "somebody")
     await file.close()
 
 
@@ -336,10 +357,10 @@ async def test_a_term_that_ends_in_hours_was_written_by_another_clock(path: Path
     file = OutboxFile(str(path), clock)
     await file.open()
     clock.advance_to(clock.time() + 7200)
-    assert await file.claim("events", "before the clock went back")
+    assert await file.claim(EVENTS, "before the clock went back")
     file._clock = VirtualClock()
-    assert await file.claim("events", "after it")
-    assert not await file.claim("events", "before the clock went back")
+    assert await file.claim(EVENTS, "after it")
+    assert not await file.claim(EVENTS, "before the clock went back")
     await file.close()
 
 
@@ -362,7 +383,7 @@ async def test_what_a_crash_forwards_again_has_the_same_id_and_the_broker_drops_
     assert broker.bodies == numbers(1, 2)
     await victim.kill()
     async with process(broker, path, clock) as heir:
-        await until(lambda: not heir.file.waits("events"))
+        await until(lambda: not heir.waits)
 
     assert [message.dedupe for message in broker.taken] == [DEDUPED] * 4
     assert len({message.id for message in broker.taken}) == 2
@@ -374,13 +395,82 @@ async def test_each_broker_of_an_app_has_its_own_in_one_file(broker: Unsteady, p
     other = Unsteady(clock)
     await other.declare([ORDERS])
     broker.away = True
-    async with process(broker, path, clock) as events, process(other, path, clock, "default") as default:
+    async with (
+        process(broker, path, clock) as events,
+        process(other, path, clock, "default", "redis://there/0") as default,
+    ):
         await events.publish(1)
         await default.publish(2)
         assert other.bodies == [b"2"], "it waits for another broker's outage"
         assert (await events.status()).waiting == 1
         broker.away = False
         await until(lambda: broker.bodies == [b"1"])
+
+
+async def test_what_was_kept_goes_to_the_same_broker_whatever_the_app_calls_it_now(
+    broker: Unsteady, path: Path, clock: QuickClock
+):
+    other = Unsteady(clock)
+    await other.declare([ORDERS])
+    broker.away = True
+    async with process(broker, path, clock, "default") as one:
+        await one.publish(1, 2)
+    broker.away = False
+    async with process(other, path, clock, "default", "redis://there/0"), process(broker, path, clock, "second") as one:
+        await until(lambda: not one.waits)
+    assert broker.bodies == numbers(1, 2)
+    assert other.bodies == []
+
+
+async def test_what_waits_for_a_broker_that_the_app_has_no_more_stays_and_is_told_of(
+    broker: Unsteady, path: Path, clock: QuickClock, caplog: pytest.LogCaptureFixture
+):
+    other = Unsteady(clock)
+    broker.away = True
+    async with process(broker, path, clock) as one:
+        await one.publish(1, 2, 3)
+    assert "does not have" not in caplog.text
+    async with process(other, path, clock, "events", "redis://there/0") as one:
+        assert await one.status() == OutboxStatus(waiting=0, oldest=None, refused=0, stray=3)
+    assert f"3 messages in the outbox `{path}` are for the broker `{EVENTS}`, which this app does not have" in (
+        caplog.text
+    )
+    broker.away = False
+    async with process(broker, path, clock):
+        await until(lambda: len(broker.taken) == 3)
+    assert other.bodies == []
+
+
+async def test_a_forwarder_that_was_overtaken_by_one_that_is_done_comes_to_rest(
+    broker: Unsteady, path: Path, clock: QuickClock, monkeypatch: pytest.MonkeyPatch
+):
+    broker.away = True
+    async with process(broker, path, clock) as one:
+        await one.publish(1)
+    broker.away = False
+    broker.may_answer.clear()
+    tries = broker.tries
+    async with process(broker, path, VirtualClock()) as overtaken:
+        await until(lambda: broker.tries > tries)
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("DELETE FROM messages")
+            connection.execute("DELETE FROM forwarders")
+        looks, at_rest, shrink, look = 0, asyncio.Event(), overtaken.file.shrink, overtaken.file.next
+
+        async def counted(name: str) -> Any:
+            nonlocal looks
+            looks += 1
+            return await look(name)
+
+        async def last_step() -> None:
+            await shrink()
+            at_rest.set()
+
+        monkeypatch.setattr(overtaken.file, "next", counted)
+        monkeypatch.setattr(overtaken.file, "shrink", last_step)
+        broker.may_answer.set()
+        await until(lambda: at_rest.is_set() or looks > 50)
+        assert looks == 1
 
 
 # -- what goes wrong ---------------------------------------------------------------------------------------------------
@@ -390,12 +480,12 @@ async def test_what_the_broker_refuses_holds_up_nobody_and_is_tried_again_at_the
     broker: Unsteady, path: Path, clock: QuickClock, caplog: pytest.LogCaptureFixture
 ):
     broker.away = True
-    broker.error = lambda messages: ValueError("13 is bad luck") if b"13" in [m.body for m in messages] else None
+    broker.error = lambda messages: BrokerError("13 is bad luck") if b"13" in [m.body for m in messages] else None
     async with process(broker, path, clock) as one:
         await one.publish(12, 13, 14)
         broker.away = False
         await until(lambda: len(broker.taken) == 2)
-        await until(lambda: not one.file.waits("events"))
+        await until(lambda: not one.waits)
         assert await one.status() == OutboxStatus(waiting=0, oldest=None, refused=1)
     assert broker.bodies == numbers(12, 14)
     assert "13 is bad luck" in caplog.text
@@ -404,6 +494,65 @@ async def test_what_the_broker_refuses_holds_up_nobody_and_is_tried_again_at_the
     async with process(broker, path, clock) as one:
         await until(lambda: len(broker.taken) == 3)
     assert broker.bodies == numbers(12, 14, 13)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NotConnected("`redis://nowhere` is not connected"),
+        RuntimeError("cannot schedule new futures after shutdown"),
+        BrokerCorrupted("the broker's file cannot be read"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_an_error_that_is_not_about_the_message_sets_none_aside(
+    broker: Unsteady, path: Path, clock: QuickClock, error: Exception
+):
+    async with process(broker, path, clock) as one:
+        broker.away = True
+        await one.publish(1, 2, 3)
+        broker.error = lambda messages: error
+        broker.away = False
+        tries = broker.tries
+        await until(lambda: broker.tries > tries + 3)
+        status = await one.status()
+        assert (status.waiting, status.refused) == (3, 0)
+        broker.error = lambda messages: None
+        await until(lambda: len(broker.taken) == 3)
+    assert broker.bodies == numbers(1, 2, 3)
+
+
+async def test_what_cannot_be_read_any_more_is_set_aside(broker: Unsteady, path: Path, clock: QuickClock):
+    broker.away = True
+    async with process(broker, path, clock) as one:
+        await one.publish(1, 2, 3)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("UPDATE messages SET target = ? WHERE id = 2", (b'["no.such.module", "Key", {}]',))
+    broker.away = False
+    async with process(broker, path, clock) as one:
+        await until(lambda: not one.waits)
+        assert (await one.status()).refused == 1
+    assert broker.bodies == numbers(1, 3)
+
+
+async def test_what_the_broker_has_is_not_sent_again_while_it_cannot_be_taken_out_of_the_file(
+    broker: Unsteady, path: Path, clock: QuickClock, monkeypatch: pytest.MonkeyPatch
+):
+    async with process(broker, path, clock) as one:
+        broker.away = True
+        await one.publish(1, 2, 3)
+        fails, drop = [BrokerUnavailable("the outbox is locked")] * 3, one.file.drop
+
+        async def locked(ids: Sequence[int]) -> None:
+            if fails:
+                raise fails.pop()
+            await drop(ids)
+
+        monkeypatch.setattr(one.file, "drop", locked)
+        broker.away = False
+        await until(lambda: not one.waits)
+    assert not fails
+    assert broker.bodies == numbers(1, 2, 3)
 
 
 async def test_what_cannot_be_kept_fails_alone(broker: Unsteady, path: Path, clock: QuickClock):
@@ -459,7 +608,7 @@ async def test_large_messages_are_forwarded_a_few_at_once(broker: Unsteady, path
     async with process(broker, path, clock) as one:
         broker.away = True
         await one.publisher.publish_many([outgoing(b"x" * (BYTES_AT_ONCE // 4)) for _ in range(10)])
-        batch = await one.file.next("events")
+        batch = await one.file.next(EVENTS)
         assert len(batch) == 4
         broker.away = False
         await until(lambda: len(broker.taken) == 10)
@@ -553,6 +702,38 @@ async def test_an_app_that_starts_while_its_broker_is_away_publishes_and_declare
     assert broker.bodies == numbers(1, 2, 3)
 
 
+async def test_an_app_that_gives_its_brokers_other_names_forwards_to_the_one_for_which_it_was_kept(
+    tmp_path: Path, path: Path
+):
+    here, there = (f"sqlite:///{tmp_path}/{folder}/shop.db" for folder in ("here", "there"))
+    async with Carteiro("shop", there, outbox=path, publish_timeout=0) as app:  # without its folder it is away
+        await app.publish("orders", 1)
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+    app = Carteiro("shop", brokers={"default": here, "events": there}, outbox=path)
+
+    @app.subscriber("orders", broker="default")
+    async def handle_here(order: int) -> None: ...
+
+    @app.subscriber("orders", broker="events")
+    async def handle_there(order: int) -> None: ...
+
+    async with app:
+        await until(lambda: not waits(path))
+        for name, count in {"default": 0, "events": 1}.items():
+            broker = app.connections[name].broker
+            assert isinstance(broker, Inspector)
+            (status,) = await broker.groups()
+            assert status.waiting == count
+
+
+def waits(path: Path) -> int:
+    """How many messages are in the file."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        count: int = connection.execute("SELECT count(*) FROM messages").fetchone()[0]
+        return count
+
+
 async def test_an_app_whose_broker_never_comes_ends_in_good_order(path: Path, clock: QuickClock):
     broker = Late(clock)
     broker.away = True
@@ -562,13 +743,47 @@ async def test_an_app_whose_broker_never_comes_ends_in_good_order(path: Path, cl
     assert not broker.connected
 
 
+async def test_a_cancel_while_it_closes_leaves_nothing_running(path: Path, clock: QuickClock):
+    broker = Unsteady(clock)
+    app = shop(broker, path, clock)
+    kept, leave = asyncio.Event(), asyncio.Event()
+
+    async def serve() -> None:
+        async with app:
+            broker.away = True
+            await app.publish("orders", 1)
+            kept.set()
+            await leave.wait()
+
+    serving = asyncio.create_task(serve())
+    await kept.wait()
+    broker.may_answer.clear()
+    broker.away = False
+    tries = broker.tries
+    await until(lambda: broker.tries > tries)  # a batch is under way, and closing waits for it
+    leave.set()
+    await until(lambda: closes(app))
+    serving.cancel()
+    await asyncio.sleep(0)
+    broker.may_answer.set()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    assert [task.get_name() for task in asyncio.all_tasks() if "outbox" in task.get_name()] == []
+    assert not waits(path)
+
+
+def closes(app: Carteiro) -> bool:
+    with contextlib.suppress(NotConnected):
+        return app.connection is None
+    return True
+
+
 async def test_code_without_an_event_loop_has_it_too(path: Path):
     broker = Late(SYSTEM_CLOCK)
     broker.away = True
     app = shop(broker, path, SYSTEM_CLOCK)
     await asyncio.to_thread(app.publish_sync, "orders", 1)
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("SELECT count(*) FROM messages").fetchone() == (1,)
+    assert waits(path) == 1
 
 
 async def test_by_default_the_file_has_the_apps_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

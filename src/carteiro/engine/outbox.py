@@ -4,7 +4,8 @@ A publish goes to the broker while nothing waits for that broker in the file; if
 waits, it goes into the file, behind what is there, whichever process of the machine that came from. It returns when it
 is safe in either. One process at a time forwards, in the order of the file: a batch is taken out once the broker has
 it. So a crash between the two forwards the batch again, with the same ids, and for DEDUPED seconds a broker that can
-tell drops what it has; nothing is lost. What the broker does not take, though it is there, is set aside in the file.
+tell drops what it has; nothing is lost. What the broker does not take, though it is there, is set aside in the file. An
+error that says nothing of the messages, as while the app closes or the interpreter ends, leaves them where they are.
 """
 
 from __future__ import annotations
@@ -21,7 +22,15 @@ import msgspec
 from carteiro.engine.failures import describe
 from carteiro.engine.outbox_file import TERM, Kept, OutboxFile, OutboxStatus
 from carteiro.engine.reconnect import reconnect_wait
-from carteiro.errors import BrokerError, BrokerUnavailable, CircuitOpen, UnsupportedFeature
+from carteiro.errors import (
+    BrokerCorrupted,
+    BrokerError,
+    BrokerUnavailable,
+    CircuitOpen,
+    ConfigurationError,
+    Unencodable,
+    UnsupportedFeature,
+)
 from carteiro.message import Native, Outgoing, new_id
 from carteiro.ports.broker import Unrouted
 from carteiro.ports.clock import Clock
@@ -45,16 +54,18 @@ LAST_BATCH: Final = 5.0
 class Outbox:
     """One process's side of what is kept for one broker, on one event loop: open from `open` to `close`.
 
+    `broker` is the app's name for it; the file goes by `identity`, for names change with the app's configuration.
     `send` tries the broker for as long as a caller may be made to wait, `forward` once. `dedupes`: whether the broker
     drops a message whose id it knows.
     """
 
     def __init__(
-        self, file: OutboxFile, broker: str, clock: Clock, *, send: Send, forward: Send,
+        self, file: OutboxFile, broker: str, identity: str, clock: Clock, *, send: Send, forward: Send,
         dedupes: bool, unrouted: Unrouted,
     ) -> None:  # fmt: skip
         self._file = file
         self._broker = broker
+        self._identity = identity
         self._clock = clock
         self._send = send
         self._forward = forward
@@ -67,12 +78,13 @@ class Outbox:
         self._forwarding: asyncio.Task[None] | None = None
         self._telling = True
         """Whether the next message that is kept is the first one of an outage, which the log tells of."""
+        file.brokers.add(identity)
 
     async def open(self) -> None:
         """Raises BrokerUnavailable or BrokerCorrupted for a file that cannot be used."""
         await self._file.open()
         try:
-            again = await self._file.retry_refused(self._broker)
+            again = await self._file.retry_refused(self._identity)
         except BaseException:
             await self._file.close()
             raise
@@ -93,11 +105,11 @@ class Outbox:
         await asyncio.wait([self._forwarding])
         self._forwarding = None
         with contextlib.suppress(BrokerError):  # its term ends by itself
-            await self._file.yield_(self._broker, self._name)
+            await self._file.yield_(self._identity, self._name)
         await self._file.close()
 
     async def status(self) -> OutboxStatus:
-        return await self._file.status(self._broker)
+        return await self._file.status(self._identity)
 
     async def publish(self, messages: Sequence[Outgoing]) -> Sequence[Outgoing]:
         """Returns when all are safe, in the broker or in the file; the result lists those that no group gets.
@@ -108,7 +120,7 @@ class Outbox:
         outage: BrokerUnavailable | None = None
         unrouted: list[Outgoing] = []
         for start in range(0, len(messages), AT_ONCE):
-            if self._file.waits(self._broker):
+            if self._file.waits(self._identity):
                 break
             try:
                 unrouted += await self._send(messages[start : start + AT_ONCE])
@@ -124,7 +136,7 @@ class Outbox:
 
     async def _keep(self, messages: Sequence[Kept], outage: BrokerUnavailable | None) -> None:
         try:
-            await self._file.keep(self._broker, messages)
+            await self._file.keep(self._identity, messages)
         except BrokerError as error:
             raise error from outage
         self._something.set()
@@ -141,15 +153,17 @@ class Outbox:
         tries = 0
         while True:
             try:
-                if self._file.waits(self._broker):
-                    if not await self._file.claim(self._broker, self._name):
+                if self._file.waits(self._identity):
+                    if not await self._file.claim(self._identity, self._name):
                         await self._clock.sleep(TERM / 4)  # another process forwards; or its term ends
                         continue
                     await self._drain()
                 tries = 0
                 await self._until_something()
             except Exception as error:
-                log.error("the outbox `%s` does not go on: %s", self._file.path, describe(error))
+                # Once is no matter: the interpreter is ending, and its threads have ended, or the app is closing.
+                level = logging.ERROR if tries else logging.INFO
+                log.log(level, "the outbox `%s` does not go on: %s", self._file.path, describe(error))
                 await self._clock.sleep(reconnect_wait(tries))
                 tries += 1
 
@@ -169,10 +183,12 @@ class Outbox:
         forwarded = 0
         try:
             while not term.done():
-                batch = await self._file.next(self._broker)
+                batch = await self._file.next(self._identity)
                 if batch:
                     forwarded += await self._pass_on(batch, term)
-                elif await self._file.yield_if_none_waits(self._broker, self._name):
+                    continue
+                yielded = await self._file.yield_if_none_waits(self._identity, self._name)
+                if yielded or not self._file.waits(self._identity):  # the latter: another one took over, and is done
                     break
         finally:
             term.cancel()
@@ -183,7 +199,7 @@ class Outbox:
     async def _renew(self) -> None:
         """End when another process has taken over, or may have."""
         try:
-            while await self._file.claim(self._broker, self._name):
+            while await self._file.claim(self._identity, self._name):
                 await self._clock.sleep(TERM / 3)
         except BrokerError as error:
             log.warning("this process forwards nothing for now: %s", error)
@@ -198,12 +214,14 @@ class Outbox:
                     if not messages or any(one.delay for one in messages):  # else the same: some brokers tell by that
                         messages = [self._restored(one) for one in batch]
                     unrouted = await self._forward(messages)
-                    await self._file.drop([one.id for one in batch])
+                    await self._take_out(batch)
             except BrokerUnavailable as error:
                 cut_off = error.retry_after if isinstance(error, CircuitOpen) else 0.0
                 await self._clock.sleep(max(cut_off, reconnect_wait(tries)))
                 tries += 1
-            except Exception as error:
+            except BrokerCorrupted:
+                raise
+            except (BrokerError, ConfigurationError, Unencodable) as error:
                 if len(batch) > 1:  # one of them cannot be published: the others can
                     return sum([await self._pass_on([one], term) for one in batch])
                 await self._refuse(batch[0], describe(error))
@@ -214,6 +232,18 @@ class Outbox:
                 return len(batch)
         return 0
 
+    async def _take_out(self, batch: Sequence[Kept]) -> None:
+        """What the broker has is not sent again because the file is locked, or its disk full."""
+        ids = [one.id for one in batch]
+        tries = 0
+        while True:
+            try:
+                return await self._file.drop(ids)
+            except BrokerError as error:
+                log.error("what the broker `%s` has got cannot be taken out of the outbox: %s", self._broker, error)
+                await self._clock.sleep(reconnect_wait(tries))
+                tries += 1
+
     async def _refuse(self, kept: Kept, reason: str) -> None:
         log.error(
             "the broker `%s` does not take message %d of the outbox `%s`, which stays there, and is tried again when a "
@@ -222,9 +252,12 @@ class Outbox:
         await self._file.refuse(kept.id, reason)
 
     def _restored(self, kept: Kept) -> Outgoing:
-        """The message as it was published; its delay began then."""
-        message = unpack(kept.record)
-        target = None if kept.target is None else _thawed(kept.target)
+        """The message as it was published; its delay began then. Raises BrokerError where that cannot be."""
+        try:
+            message = unpack(kept.record)
+            target = None if kept.target is None else _thawed(kept.target)
+        except Exception as error:
+            raise BrokerError(f"it cannot be read: {describe(error)}") from error
         dedupe = DEDUPED if kept.dedupe is None and target is None and self._dedupes else kept.dedupe
         return Outgoing(
             message.id, message.topic, message.body, message.key, message.headers, message.correlation_id,

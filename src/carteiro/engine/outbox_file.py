@@ -2,6 +2,7 @@
 
 SQLite gives an id to each message within the transaction that keeps it, and one writes at a time; so the order of the
 ids is that of the commits, among all processes that share the file. A commit is on the disk (WAL, synchronous=FULL).
+Each is kept for a broker, by what identifies it: the name that an app gives it may be another one's tomorrow.
 One process at a time forwards what waits for a broker: the one whose name stands in `forwarders`, put there by
 compare-and-set, with a term that it renews. A process that dies leaves its name, and the term ends by itself. A name is
 taken out in the transaction that finds nothing left to forward: whoever keeps a message after that finds none there.
@@ -14,9 +15,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
@@ -24,6 +26,8 @@ import msgspec
 
 from carteiro.errors import BrokerCorrupted, BrokerError, BrokerUnavailable
 from carteiro.ports.clock import Clock
+
+log = logging.getLogger("carteiro.outbox")
 
 T = TypeVar("T")
 
@@ -63,13 +67,18 @@ _RETRY: Final = "UPDATE messages SET refused = NULL WHERE broker = ? AND refused
 _STATUS: Final = """
     SELECT (SELECT count(*) FROM messages WHERE broker = :broker AND refused IS NULL),
         (SELECT kept_at FROM messages WHERE broker = :broker AND refused IS NULL ORDER BY id LIMIT 1),
-        (SELECT count(*) FROM messages WHERE broker = :broker AND refused IS NOT NULL)
+        (SELECT count(*) FROM messages WHERE broker = :broker AND refused IS NOT NULL),
+        (SELECT count(*) FROM messages WHERE refused IS NULL AND broker IN (SELECT value FROM json_each(:strays)))
+        + (SELECT count(*) FROM messages WHERE refused IS NOT NULL AND broker IN (SELECT value FROM json_each(:strays)))
 """
 # A term that ends later than any does was written before the clock went back. Twice a term: `now` is of when the claim
 # was asked for, and another process may have claimed since.
 _CLAIM: Final = (
     "INSERT INTO forwarders VALUES (:broker, :name, :until) ON CONFLICT DO UPDATE SET name = :name, until = :until "
     f"WHERE name = :name OR until <= :now OR until > :now + {2 * TERM}"
+)
+_STRAY: Final = (
+    "SELECT broker, count(*) FROM messages WHERE broker NOT IN (SELECT value FROM json_each(?)) GROUP BY broker"
 )
 _YIELD: Final = "DELETE FROM forwarders WHERE broker = ? AND name = ?"
 _YIELD_IF_NONE_WAITS: Final = (
@@ -94,6 +103,8 @@ class OutboxStatus(msgspec.Struct, frozen=True):
     """The age in seconds of the oldest message that waits."""
     refused: int
     """Messages that the broker did not take: they stay, and are tried again when the next process starts."""
+    stray: int = 0
+    """What the same file had for brokers that the app does not have when it was opened, and is still there."""
 
 
 class OutboxFile:
@@ -105,6 +116,10 @@ class OutboxFile:
 
     def __init__(self, path: str, clock: Clock) -> None:
         self.path = path
+        self.brokers: set[str] = set()
+        """Those of the app that opens it, by what identifies them."""
+        self._strays: list[str] = []
+        """Those of which it had messages then, and which the app does not have."""
         self._clock = clock
         self._users = 0
         self._writer: sqlite3.Connection
@@ -116,11 +131,17 @@ class OutboxFile:
         if not self._users:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="carteiro outbox")
             try:
-                await self._run(self._open)
+                strays = await self._run(self._open)
                 self._reader = _connect(self.path)
             except BaseException:
                 self._thread.shutdown(wait=False)
                 raise
+            self._strays = [broker for broker, _ in strays]
+            for broker, count in strays:
+                log.warning(
+                    "%d messages in the outbox `%s` are for the broker `%s`, which this app does not have: they stay "
+                    "there until an app that has it opens the file", count, self.path, broker,
+                )  # fmt: skip
         self._users += 1
 
     async def close(self) -> None:
@@ -166,7 +187,7 @@ class OutboxFile:
 
     async def drop(self, ids: Sequence[int]) -> None:
         """Forget them: the broker has them."""
-        await self._change(_DROP, msgspec.json.encode(ids).decode())
+        await self._change(_DROP, _listed(ids))
 
     async def refuse(self, id: int, reason: str) -> None:
         """Set one aside, which the broker does not take."""
@@ -177,9 +198,10 @@ class OutboxFile:
         return await self._change(_RETRY, broker)
 
     async def status(self, broker: str) -> OutboxStatus:
-        row = await self._run(lambda: self._writer.execute(_STATUS, {"broker": broker}).fetchone())
-        waiting, since, refused = row
-        return OutboxStatus(waiting, None if since is None else max(0.0, self._clock.time() - since), refused)
+        asked = {"broker": broker, "strays": _listed(self._strays)}
+        waiting, since, refused, stray = await self._run(lambda: self._writer.execute(_STATUS, asked).fetchone())
+        oldest = None if since is None else max(0.0, self._clock.time() - since)
+        return OutboxStatus(waiting, oldest, refused, stray)
 
     # -- who forwards ----------------------------------------------------------------------------------------------
 
@@ -216,7 +238,8 @@ class OutboxFile:
 
     # -- how -------------------------------------------------------------------------------------------------------
 
-    def _open(self) -> None:
+    def _open(self) -> list[tuple[str, int]]:
+        """Returns how many messages it has for brokers that the app does not have."""
         folder = os.path.dirname(os.path.abspath(self.path))
         if not os.path.isdir(folder):
             raise BrokerUnavailable(f"the outbox `{self.path}` needs the directory `{folder}`: create it")
@@ -233,6 +256,7 @@ class OutboxFile:
                 for statement in _SCHEMA:
                     writer.execute(statement)
             self._file = os.stat(self.path)
+            return self._writer.execute(_STRAY, (_listed(self.brokers),)).fetchall()
         except BaseException:
             self._writer.close()
             raise
@@ -290,3 +314,8 @@ class OutboxFile:
 def _connect(path: str) -> sqlite3.Connection:
     # The interpreter's own check of the thread would not let a thread that is gone be followed by another one.
     return sqlite3.connect(path, timeout=_BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+
+
+def _listed(values: Iterable[int | str]) -> str:
+    """For `json_each`."""
+    return msgspec.json.encode(list(values)).decode()

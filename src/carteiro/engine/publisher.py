@@ -73,7 +73,7 @@ class Publisher:
             from carteiro.engine.outbox import Outbox  # and sqlite3 with it
 
             self._outbox = Outbox(
-                outbox, name, clock, send=self._publish_soon, forward=self._publish_now,
+                outbox, name, identity, clock, send=self._publish_soon, forward=self._publish_now,
                 dedupes=bool(broker.features[Capability.DEDUPE]), unrouted=broker.unrouted,
             )  # fmt: skip
             self._safely = Batcher(partial(self._send, self._outbox.publish), limit=LARGEST)
