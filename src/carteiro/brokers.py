@@ -68,7 +68,10 @@ class Brokers:
 
         What is kept on this machine for a broker is kept under this: names follow the order of a file.
         """
-        parts = urlsplit(self.url(name))
+        url = self.url(name)
+        if not isinstance(self._given[name], str | None) or url.startswith("memory:"):
+            return f"{url.partition('://')[0]}://{name}"  # nothing else tells two of them apart
+        parts = urlsplit(url)
         prefix = dict(parse_qsl(parts.query)).get("prefix", "")
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{prefix and f'?prefix={prefix}'}"
 

@@ -22,7 +22,7 @@ BATCH = 500
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("system", "count"), [("sqlite", 20_000), ("redis", 10_000)])
+@pytest.mark.parametrize(("system", "count"), [("sqlite", 20_000), ("redis", 10_000), ("rabbitmq", 5_000)])
 async def test_thousands_of_messages_through_4_workers_of_which_one_is_killed_every_second(
     here: Scene, count: int
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 from carteiro.ports.broker import Inspector
 from carteiro.ports.registry import open_backend
 from tests.faults import wal
-from tests.faults.ledger import Account, account
+from tests.faults.ledger import Account, account, status_of
 from tests.faults.scene import DONE, WORK, MovedClock, scene
 from tests.faults.worker import Options, Task
 
@@ -89,6 +89,7 @@ async def examine(database: Path) -> Account:
     await backend.broker.connect()
     try:
         assert isinstance(backend.broker, Inspector)
-        return await account(backend.broker, WORK, DONE, ())
+        left = (await status_of(backend.broker, WORK)).left
+        return await account(backend.broker, backend.broker.features, WORK, DONE, (), left)
     finally:
         await backend.broker.close()

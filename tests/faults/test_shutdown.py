@@ -65,9 +65,8 @@ async def test_what_comes_in_at_the_moment_of_the_stop_is_handed_back(here: Scen
     with contextlib.suppress(asyncio.CancelledError):
         await here.wait(app.run(), "the worker to stop")
 
-    waiting = await here.inspector.peek(WORK.topic, WORK.group, limit=100)
     assert began == []
-    assert [(message.id, message.attempt) for message in waiting] == [(id, 1) for id in orders]
+    assert sorted(await here.waiting(len(orders))) == sorted((id, 1) for id in orders)
 
 
 @pytest.mark.parametrize("system", ["sqlite"])
@@ -92,8 +91,7 @@ async def test_what_was_claimed_for_a_fetch_that_nobody_awaits_any_more_is_hande
     go_on.set()
     await here.wait(asyncio.gather(publishing, closing), "the consumer to close")
 
-    (waiting,) = await here.inspector.peek(WORK.topic, WORK.group)
-    assert (waiting.id, waiting.attempt) == (order.id, 1)
+    assert await here.waiting(1) == [(order.id, 1)]
 
 
 class StoppedByItsFetch(Layer):

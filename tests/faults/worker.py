@@ -18,7 +18,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -33,7 +33,8 @@ from tests.faults.wal import mark
 
 Step = Literal["claimed", "decoded", "handled", "committing", "settled"]
 """Where a worker kills itself: the fetch returned; the handler begins; it has ended; all of the settle's statements are
-executed and COMMIT is next (SQLite), or half of its request is sent (Redis); it returned and nobody was told."""
+executed and COMMIT is next (SQLite), half of its request is sent (Redis), or what it emits is out and half of its ack
+is sent (RabbitMQ); it returned and nobody was told."""
 
 
 class Options(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -144,8 +145,10 @@ class WorkerApp:
         self.app = self._app(backend)
         if options.crash == "committing" and url.startswith("sqlite:"):
             self._die_before_commit()
-        elif options.crash == "committing":
+        elif options.crash == "committing" and url.startswith("redis:"):
             self._die_amid_the_request()
+        elif options.crash == "committing":
+            self._die_amid_the_ack()
 
     def tell(self, event: str, **fields: object) -> None:
         print(json.dumps({"event": event, **fields}), flush=True)
@@ -265,6 +268,21 @@ class WorkerApp:
             return call(wire, *words, **options)
 
         link._Wire.call = call_or_die  # type: ignore[method-assign, assignment]
+
+    def _die_amid_the_ack(self) -> None:
+        from carteiro.backends.rabbitmq.channel import Channel
+        from carteiro.backends.rabbitmq.feed import Feed
+
+        def ack_or_die(feed: Feed, tags: Iterable[int]) -> None:
+            channel = feed._channel
+            assert isinstance(channel, Channel)
+            frame = channel.ack(max(tags))
+            transport = channel.link._transport
+            assert transport is not None
+            os.write(transport.get_extra_info("socket").fileno(), frame[: len(frame) // 2])
+            die()
+
+        Feed.ack = ack_or_die  # type: ignore[method-assign, assignment]
 
 
 class Narrator(logging.Handler):

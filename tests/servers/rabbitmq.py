@@ -180,6 +180,26 @@ class RabbitServer(ServerProcess):
         who = f"{_binary(user)}, {_binary(vhost)}"
         self.evaluate(f'ok = rabbit_auth_backend_internal:set_permissions({who}, {rights}, <<"tests">>)')
 
+    def messages(self, vhost: str = "/") -> dict[str, int]:
+        """How many each quorum queue of the vhost holds, those that are delivered and not acked included.
+
+        Waits for queues that have no leader yet. Raises ConnectionError if the node does not answer.
+        """
+        count = "element(2, element(2, ra:leader_query(amqqueue:get_pid(Q), fun rabbit_fifo:query_messages_total/1)))"
+        counting = (
+            f"[{{element(4, amqqueue:get_name(Q)), {count}}} || Q <- rabbit_amqqueue:list({_binary(vhost)}), "
+            "amqqueue:get_type(Q) =:= rabbit_quorum_queue]"
+        )
+        counts: dict[str, int] = {}
+
+        def count_them() -> bool:
+            told = re.findall(r"#Bin<([\d,]*)>,\s*(\d+)", self.evaluate(counting))
+            counts.update((bytes(map(int, name.split(","))).decode(), int(number)) for name, number in told)
+            return True
+
+        self.until(count_them, "able to count", not_yet=RuntimeError)
+        return counts
+
     def sync(self) -> None:
         """Have on the disk which quorum queues there are.
 

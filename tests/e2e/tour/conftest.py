@@ -1,4 +1,4 @@
-"""Each test of the tour runs on the broker in memory, on the one in a file, and on Redis."""
+"""Each test of the tour runs on the broker in memory, on the one in a file, on Redis and on RabbitMQ."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ from types import ModuleType
 
 import pytest
 
-from tests.e2e.tour.stage import Stage
+from tests.e2e.tour.stage import Counts, Stage
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis"])
+@pytest.fixture(params=["memory", "sqlite", "redis", "rabbitmq"])
 def broker_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "memory":
         return f"memory://{uuid.uuid4().hex}"
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/broker.db?synchronous=normal"
-    url: str = request.getfixturevalue("redis_url")
-    return url
+    return str(request.getfixturevalue(f"{request.param}_url"))
 
 
 @pytest.fixture
-async def stage(broker_url: str) -> AsyncIterator[Stage]:
+async def stage(request: pytest.FixtureRequest, broker_url: str, tmp_path: Path) -> AsyncIterator[Stage]:
     stage = Stage(broker_url)
+    if broker_url.startswith("amqp:"):
+        counts = Counts(request.getfixturevalue("rabbitmq_server"), broker_url.rpartition("prefix=")[2])
+        stage = Stage(broker_url, counts, f"sqlite:///{tmp_path}/store.db")
     yield stage
     await stage.close()
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
-from carteiro import Carteiro, Message
+import msgspec
+import pytest
+
+from carteiro import Carteiro, Message, UnsupportedFeature
 from carteiro.message import DeadLetter
 from carteiro.ports.broker import Backend, GroupStatus, Inspector
 from carteiro.ports.clock import SYSTEM_CLOCK, Clock
+from carteiro.ports.features import Capability
 from carteiro.ports.registry import open_backend
 from carteiro.testing import VirtualClock
 from carteiro.testing.wiretap import CrashPoint, Wiretap
+from tests.servers.rabbitmq import RabbitServer
 
 T = TypeVar("T")
 
@@ -68,11 +73,37 @@ class MortalApp(Carteiro):
         self.tap.crashes[next(one for one in self.declared() if one.topic == topic), point] = 1
 
 
-class Stage:
-    """One broker. Its apps share it as processes on one machine would."""
+class Counts:
+    """What AMQP does not tell of a RabbitMQ's queues: its own word for it. Not for those of broadcasts."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, server: RabbitServer, prefix: str) -> None:
+        self._server = server
+        self._prefix = prefix
+        self._delayed_by_others = self._delayed(server.messages())
+
+    async def complete(self, status: GroupStatus) -> GroupStatus:
+        counts = await asyncio.to_thread(self._server.messages)
+        held = counts.get(f"{self._prefix}.{status.topic}@{status.group}", 0)
+        delayed = max(0, self._delayed(counts) - self._delayed_by_others)
+        in_flight = max(0, held - status.waiting)
+        return msgspec.structs.replace(status, delayed=delayed, retrying=0, in_flight=in_flight)
+
+    @staticmethod
+    def _delayed(counts: Mapping[str, int]) -> int:
+        return sum(count for name, count in counts.items() if name.startswith("carteiro.delay."))
+
+
+class Stage:
+    """One broker. Its apps share it as processes on one machine would.
+
+    `counts` completes what it tells of itself, and `store` is for its apps where it has none.
+    """
+
+    def __init__(self, url: str, counts: Counts | None = None, store: str | None = None) -> None:
         self.url = url
+        self._counts = counts
+        self.store = store or url
+        self._options = {} if store is None else {"store": store}
         self.clock: Clock = SYSTEM_CLOCK
         self._running: dict[Carteiro, asyncio.Task[None]] = {}
         self._backends: list[Backend] = []
@@ -80,7 +111,7 @@ class Stage:
     def app(self, name: str = "shop", **options: Any) -> Carteiro:
         if isinstance(self.clock, VirtualClock):
             options.setdefault("lease", "1d")  # a step of time is no worker that was silent for so long
-        return Carteiro(name, self.url, clock=self.clock, **options)
+        return Carteiro(name, self.url, clock=self.clock, **{**self._options, **options})
 
     async def run(self, *apps: Carteiro, **options: Any) -> None:
         """Start them; returns once they consume."""
@@ -106,7 +137,7 @@ class Stage:
     def mortal_app(self, name: str = "shop", **options: Any) -> MortalApp:
         """An app whose worker dies at `crash`, as by SIGKILL, and is at once replaced."""
         tap = Wiretap(open_backend(self.url, clock=self.clock))
-        app = MortalApp(name, tap, clock=self.clock, **options)
+        app = MortalApp(name, tap, clock=self.clock, **{**self._options, **options})
 
         def crash() -> None:
             app.crashes += 1
@@ -138,7 +169,12 @@ class Stage:
     # -- time ------------------------------------------------------------------------------------------------------
 
     def hold_time(self) -> VirtualClock:
-        """From now on, time passes for new apps and for the broker only where `pass_until` lets it."""
+        """From now on, time passes for new apps and for the broker only where `pass_until` lets it.
+
+        Skips the test on a broker whose delays are its server's own.
+        """
+        if self._counts is not None:
+            pytest.skip("RabbitMQ's delays pass in real time: tests/rabbitmq and the kit have those")
         self.clock = clock = VirtualClock()
         return clock
 
@@ -177,7 +213,26 @@ class Stage:
 
     async def group(self, topic: str, group: str = "shop") -> GroupStatus:
         statuses = await (await self.inspector()).groups()
-        return next(status for status in statuses if (status.topic, status.group) == (topic, group))
+        return await self._complete(next(one for one in statuses if (one.topic, one.group) == (topic, group)))
+
+    async def _complete(self, status: GroupStatus) -> GroupStatus:
+        return status if self._counts is None else await self._counts.complete(status)
+
+    async def needs(self, capability: Capability) -> None:
+        """Skips the test on a broker without it, once an app that asks for it was refused at its start."""
+        features = open_backend(self.url).broker.features
+        if features[capability]:
+            return
+        app = self.app("needy")
+
+        async def handle() -> None: ...
+
+        app.subscriber("orders", ordered=capability is Capability.ORDERED)(handle)
+        if capability is Capability.RETENTION:
+            app.topic("orders", retain="7d")
+        with pytest.raises(UnsupportedFeature, match=rf"(?=.*{capability.value})(?=.*the {features.backend} broker)"):
+            await soon(app.run())
+        pytest.skip(f"{features.backend} has no {capability.value}: {features[capability].how}")
 
     async def settled(self, topic: str, group: str = "shop") -> GroupStatus:
         """The group's counts, once nothing waits and nothing is being handled."""
@@ -190,8 +245,8 @@ class Stage:
         async def look() -> GroupStatus:
             while True:
                 for status in await inspector.groups():
-                    if (status.topic, status.group) == (topic, group) and holds(status):
-                        return status
+                    if (status.topic, status.group) == (topic, group) and holds(whole := await self._complete(status)):
+                        return whole
                 await asyncio.sleep(0)  # a broker tells nobody: look again
 
         return await soon(look())

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from carteiro import Batch, BatchFailed, Carteiro, ConfigurationError, Message, Reject, Retry, constant
+from carteiro.ports.features import Capability
 from tests.e2e.tour import processes
 from tests.e2e.tour.stage import Stage, follow, soon
 
@@ -21,6 +22,7 @@ from tests.e2e.tour.stage import Stage, follow, soon
 
 
 async def test_the_tours_handlers_each_go_at_their_own_pace(stage: Stage, part: Callable[[str], ModuleType]):
+    await stage.needs(Capability.ORDERED)
     pace = part("pace")
     handled = follow(pace.app)
     await stage.run(pace.app)
@@ -270,6 +272,7 @@ async def test_requests_to_a_batch_are_all_answered(stage: Stage):
 
 
 async def test_the_order_of_each_key_holds_across_workers_and_retries(stage: Stage):
+    await stage.needs(Capability.ORDERED)
     apps = [stage.app(), stage.app()]
     handled: defaultdict[str, list[int]] = defaultdict(list)
     at_once: Counter[str] = Counter()
@@ -298,6 +301,7 @@ async def test_the_order_of_each_key_holds_across_workers_and_retries(stage: Sta
 
 
 async def test_what_follows_a_dead_message_of_its_key_goes_on(stage: Stage):
+    await stage.needs(Capability.ORDERED)
     app = stage.app()
 
     @app.subscriber("accounts", ordered=True, retry=Retry(attempts=1))
@@ -315,6 +319,7 @@ async def test_what_follows_a_dead_message_of_its_key_goes_on(stage: Stage):
 
 
 async def test_what_waits_behind_a_failed_message_of_its_key_does_not_keep_other_keys_waiting(stage: Stage):
+    await stage.needs(Capability.ORDERED)
     stage.hold_time()
     app = stage.app()
 

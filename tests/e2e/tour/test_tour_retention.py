@@ -7,7 +7,13 @@ import pytest
 
 from carteiro import Carteiro, Message
 from carteiro.errors import BrokerError
+from carteiro.ports.features import Capability
 from tests.e2e.tour.stage import Stage, follow, soon
+
+
+@pytest.fixture(autouse=True)
+async def _retention(stage: Stage) -> None:
+    await stage.needs(Capability.RETENTION)
 
 
 def listening(stage: Stage, group: str, **options: Any) -> Carteiro:

@@ -154,9 +154,10 @@ class SlowlyStored:
 
     def __init__(self, stage: Stage) -> None:
         inner = open_backend(stage.url, clock=stage.clock)
-        assert inner.store is not None
+        store = inner.store or open_backend(stage.store, clock=stage.clock).store
+        assert store is not None
         self.broker = inner.broker
-        self.store = SlowStore(inner.store)
+        self.store = SlowStore(store)
 
     async def doctor(self) -> Sequence[Check]:
         return []
