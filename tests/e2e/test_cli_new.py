@@ -135,7 +135,7 @@ def running(service: Path, folder: Path, **settings: str) -> Iterator[tuple[http
     command = [sys.executable, "-m", "uvicorn", "user_channel.api:api", "--port", port]
     process = Running(command, folder, {**whereabouts(service), **settings}, terminal=False)
     try:
-        process.until("Application startup complete")
+        process.until("Uvicorn running on")  # what it says before, it says before it listens
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client:
             yield client, process
         process.send()

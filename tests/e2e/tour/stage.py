@@ -220,9 +220,9 @@ class Stage:
 
     async def needs(self, capability: Capability) -> None:
         """Skips the test on a broker without it, once an app that asks for it was refused at its start."""
+        if self._counts is None:
+            return  # the others have all that the tour needs, and the one in memory has the clock of who opens it first
         features = open_backend(self.url).broker.features
-        if features[capability]:
-            return
         app = self.app("needy")
 
         async def handle() -> None: ...
