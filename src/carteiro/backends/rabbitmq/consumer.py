@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Final
 
 from carteiro.backends.rabbitmq import methods, topology
@@ -62,6 +62,7 @@ class RabbitConsumer:
         self._tick = min(_IDLE, lease / 4)
         self._link: Link | None = None
         self._news: asyncio.Future[None] | None = None
+        self._asking: Collection[Feed] = ()
         self._preparing: asyncio.Task[None] | None = None
         self._ticking: asyncio.TimerHandle | None = None
         self._handing_back: set[asyncio.Task[None]] = set()
@@ -71,6 +72,7 @@ class RabbitConsumer:
 
     async def fetch(self, room: Mapping[Subscription, int]) -> Sequence[Delivery]:
         wanted = {self._feeds[subscription]: count for subscription, count in room.items() if count > 0}
+        self._asking = wanted.keys()
         try:
             while not self._closed:
                 self._tell_of_losses()
@@ -85,7 +87,7 @@ class RabbitConsumer:
                 await self._news
             return ()
         finally:
-            self._news = None
+            self._news, self._asking = None, ()
             self._note_asked(wanted)
 
     def _tell_of_losses(self) -> None:
@@ -176,7 +178,7 @@ class RabbitConsumer:
             if not feed or feed.stays:
                 continue
             old = now - feed.waits_since() > min(_STALE, feed.subscription.lease / 3)
-            if old or now - feed.asked > _IDLE:
+            if old or (feed not in self._asking and now - feed.asked > _IDLE):
                 self._start(self._hand_back(feed))
         self._watch()
 

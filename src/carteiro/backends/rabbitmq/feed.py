@@ -157,6 +157,7 @@ class Feed:
                 self._withheld = None
                 if generation == self.generation:
                     self.ack(withheld)
+                self._on_change()
 
     def _insert(self, got: Content) -> None:
         """It may have been overtaken by what was pushed after it."""
