@@ -204,12 +204,34 @@ class Write(msgspec.Struct, frozen=True):
     expect: int | None = None
 
 
+class Join(msgspec.Struct, frozen=True, eq=False):
+    """A member added to a set that the store keeps at `key`: what happens when the set is full is part of the add.
+
+    The add that brings the set to `size` members *completes* it: then `writes` are applied and `emits` published. A
+    member that is there already adds nothing; but where it is the one that completed the set, and `actor` the one that
+    added it then, its emits are published again: that is a redelivery, of whose first time nobody knows how far it
+    came. So what is published when a set is full is neither skipped nor, by another actor, doubled. `writes` expect no
+    versions. `ttl`, in seconds, is how long the set is remembered after the last add.
+
+    All who add to a set name the same `size`, and a full set takes no more. A set is no entry of the store: its key
+    may also be an entry's, and get, scan, write and changed know nothing of it.
+    """
+
+    key: str
+    member: str
+    actor: str
+    size: int
+    emits: Sequence[Outgoing] = ()
+    writes: Sequence[Write] = ()
+    ttl: float | None = None
+
+
 class Outcome(msgspec.Struct, frozen=True, eq=False, gc=False):
     """The end of one delivery, applied whole or not at all.
 
     `delay`, in seconds from the broker's now, is when a retried or released message becomes visible again. `failure`
-    says why it was retried or is dead. `emits` are published and `writes` stored in the same commit, where the
-    backend can. A release does not count as an attempt.
+    says why it was retried or is dead. `emits` are published, `writes` stored and `joins` made in the same commit,
+    where the backend can. A release does not count as an attempt.
     """
 
     delivery: Delivery
@@ -218,6 +240,7 @@ class Outcome(msgspec.Struct, frozen=True, eq=False, gc=False):
     failure: Failure | None = None
     emits: Sequence[Outgoing] = ()
     writes: Sequence[Write] = ()
+    joins: Sequence[Join] = ()
 
 
 class DeadLetter(msgspec.Struct, frozen=True):

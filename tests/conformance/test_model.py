@@ -21,7 +21,18 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from carteiro.message import Action, Delivery, Failure, Outcome, Outgoing, Retention, Subscription, Write, new_id
+from carteiro.message import (
+    Action,
+    Delivery,
+    Failure,
+    Join,
+    Outcome,
+    Outgoing,
+    Retention,
+    Subscription,
+    Write,
+    new_id,
+)
 from carteiro.ports.broker import Backend, Consumer, Inspector
 from carteiro.ports.registry import open_backend
 from carteiro.testing.clock import VirtualClock
@@ -35,10 +46,14 @@ RETOLD = Subscription("orders", "retold", ordered=True, lease=10)  # as the ledg
 SUBSCRIPTIONS = (STOCK, LEDGER, AUDIT, RETOLD)
 RETAINED = Retention("orders", 3_600)
 STORE_KEY = "last"
+JOINED_KEY = "full"
 
 topics = st.sampled_from(["orders", "orders", "refunds"])
 keys = st.sampled_from(["a", "a", "b", None])
 delays = st.sampled_from([0, 0, 0, 5, 60])
+actions = st.sampled_from(Action)
+ends = st.sampled_from([Action.ACK, Action.ACK, Action.RETRY, Action.DEAD])
+members = st.sampled_from(["x", "y", None])
 
 
 @dataclass(eq=False)
@@ -55,6 +70,29 @@ class Claim:
     @property
     def row(self) -> tuple[Subscription, int]:
         return self.subscription, self.deliveries[0].token[0]
+
+
+class Set:
+    """One that is joined, in the books."""
+
+    SIZE = 2
+    TTL = 45
+
+    def __init__(self) -> None:
+        self.members: set[str] = set()
+        self.completed: tuple[str, str] | None = None
+        self.until = 0.0
+
+    def join(self, member: str, actor: str, now: float) -> bool:
+        if now >= self.until:
+            self.members, self.completed = set(), None
+        if self.completed or member in self.members:
+            return self.completed == (member, actor)
+        self.members.add(member)
+        self.until = now + self.TTL
+        if len(self.members) == self.SIZE:
+            self.completed = member, actor
+        return self.completed is not None
 
 
 class Lives(RuleBasedStateMachine):
@@ -81,6 +119,7 @@ class Lives(RuleBasedStateMachine):
         self.given: Counter[Subscription] = Counter()
         self.ended: Counter[Subscription] = Counter()
         self.undone: dict[str | None, list[tuple[str, bytes]]] = {}
+        self.joined = Set()
 
     @initialize()
     def connect(self) -> None:
@@ -127,10 +166,10 @@ class Lives(RuleBasedStateMachine):
         self.claim(data.draw(st.sampled_from(self.visible())), room)
 
     @precondition(lambda self: self.visible())
-    @rule(data=st.data(), action=st.sampled_from([Action.ACK, Action.ACK, Action.RETRY, Action.DEAD]), delay=delays)
-    def handle(self, data: st.DataObject, action: Action, delay: int) -> None:
+    @rule(data=st.data(), action=ends, delay=delays, member=members)
+    def handle(self, data: st.DataObject, action: Action, delay: int, member: str | None) -> None:
         for claim in self.claim(data.draw(st.sampled_from(self.visible())), room=5):
-            self.settle_one(claim, action, delay, emit=False)
+            self.settle_one(claim, action, delay, False, member)
 
     def claim(self, subscription: Subscription, room: int) -> list[Claim]:
         self.pass_time()
@@ -151,27 +190,37 @@ class Lives(RuleBasedStateMachine):
         return self.claims[-len(fetched[0]) :]
 
     @precondition(lambda self: self.claims)
-    @rule(data=st.data(), endings=st.lists(st.tuples(st.sampled_from(Action), delays, st.booleans()), min_size=1))
-    def settle(self, data: st.DataObject, endings: list[tuple[Action, int, bool]]) -> None:
-        for action, delay, emit in endings:
-            self.settle_one(data.draw(st.sampled_from(self.claims[-4:])), action, delay, emit)
+    @rule(
+        data=st.data(), endings=st.lists(st.tuples(st.sampled_from(Action), delays, st.booleans(), members), min_size=1)
+    )
+    def settle(self, data: st.DataObject, endings: list[tuple[Action, int, bool, str | None]]) -> None:
+        for action, delay, emit, member in endings:
+            self.settle_one(data.draw(st.sampled_from(self.claims[-4:])), action, delay, emit, member)
 
-    def settle_one(self, claim: Claim, action: Action, delay: int, emit: bool) -> None:
+    def settle_one(self, claim: Claim, action: Action, delay: int, emit: bool, member: str | None = None) -> None:
         self.pass_time()
         holds = self.newest.get(claim.row) is claim
         emits = [Outgoing(new_id(), "refunds", self.new_body(), None, {}, "cause")] if emit else []
         writes = [Write(STORE_KEY, self.new_body())]
+        actor = claim.deliveries[0].message.id
+        full = Outgoing(new_id(), "refunds", self.new_body(), None, {}, "cause", self.tick)
+        joins = [] if member is None else [self.join_of(member, actor, full)]
         lost: list[bool] = []
         for consumer, delivery in zip(self.consumers, claim.deliveries, strict=True):
             failed = action in (Action.RETRY, Action.DEAD)
             failure = Failure(delivery.message.attempt, self.clock.time(), f"failure {self.bodies}") if failed else None
-            outcome = Outcome(delivery, action, delay, failure, emits, writes)
+            outcome = Outcome(delivery, action, delay, failure, emits, writes, joins)
             lost.append(bool(self.run(consumer.settle([outcome]))))
         assert lost == [not holds] * len(lost), "only the newest claim may settle"
         if holds:
             self.note_end(claim, action)
+            if member is not None and self.joined.join(member, actor, self.clock.time()):
+                emits.append(full)
             for emitted in emits:
                 self.note_arrival(emitted.topic, emitted.key, emitted.body)
+
+    def join_of(self, member: str, actor: str, full: Outgoing) -> Join:
+        return Join("set", member, actor, Set.SIZE, [full], [Write(JOINED_KEY, full.body)], Set.TTL)
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data())
@@ -253,7 +302,7 @@ class Lives(RuleBasedStateMachine):
                 ]
         groups = [[counted(one) for one in self.run(inspector.groups())] for inspector in self.inspectors]
         dead = [self.run(inspector.dead_letters()) for inspector in self.inspectors]
-        stored = [self.run(backend.store.get([STORE_KEY])) for backend in self.backends if backend.store]
+        stored = [self.run(backend.store.get([STORE_KEY, JOINED_KEY])) for backend in self.backends if backend.store]
         for other in range(1, len(self.backends)):
             assert groups[other] == groups[0]
             assert [buried(one) for one in dead[other]] == [buried(one) for one in dead[0]]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from carteiro.message import Action, Retention, Subscription, Write
+from carteiro.message import Action, Join, Retention, Subscription, Write
 from carteiro.testing.clock import VirtualClock
 from tests.redis.stage import ORDERS, connected, outgoing, settle, soon, take, until
 from tests.servers.redis import RedisServer
@@ -22,6 +22,7 @@ KEYS = re.compile(
     r"\{carteiro\}:("
     r"(meta|routes|retentions|ephemeral|consumers|armed|told|removed|marks|sequence|publisher:[^:]+)"
     r"|store(:keys|:expiries)?"
+    r"|joins|joined|join:.+"
     r"|dead(:all|:counts|:sequence|:of:dlq_.+)?"
     r"|log:[^\s:]+"
     r"|[^\s:]+ \[.+\]:(ready|due|leases|held|tries|failures|lanes|waiting)"
@@ -127,7 +128,7 @@ async def test_every_key_is_of_the_documented_scheme_and_nothing_of_what_is_done
                 [
                     outgoing(
                         b"%d" % number, id=f"order-{number}", key=f"customer\0{number % 7}", headers={"naïve": "ção"},
-                        delay=float(number % 3), dedupe=120.0,
+                        delay=float(number % 3), dedupe=3600.0,
                     )
                     for number in range(1000)
                 ]
@@ -149,12 +150,14 @@ async def test_every_key_is_of_the_documented_scheme_and_nothing_of_what_is_done
             assert not {"{carteiro}:consumers", "{carteiro}:ephemeral"} & left
 
             for _ in range(3):
-                clock.advance_to(clock.time() + 100)
+                clock.advance_to(clock.time() + 2000)
                 await next_beat(broker)
             left = names(server)
             assert server.says("XLEN", "{carteiro}:log:orders") == 0
             gone = {"marks", "store", "store:keys", "store:expiries", "dead", "dead:all", "dead:counts"}
+            gone |= {"joins", "joined"}
             assert not {f"{{carteiro}}:{name}" for name in gone} & left
+            assert not [name for name in left if ":join:" in name]
             await broker.remove_group("orders", "shop")
             await broker.remove_group("orders", "by key")
             remaining = {re.sub(r"publisher:.*", "publisher", name) for name in names(server)}
@@ -181,8 +184,9 @@ async def handle_all(broker, consumer, subscription, clock, found, server) -> No
                 await settle(consumer, [one], Action.DEAD)
             else:
                 done += 1
-                mark = Write(f"done/{subscription.group}/{one.message.id}", b"yes", ttl=60.0)
-                await settle(consumer, [one], writes=[mark])
+                mark = Write(f"done/{subscription.group}/{one.message.id}", b"yes", ttl=3600.0)
+                member = Join(f"pair/{subscription.group}/{done // 2}", one.message.id, "actor", 2, ttl=3600.0)
+                await settle(consumer, [one], writes=[mark], joins=[member])
         found |= names(server)
 
 

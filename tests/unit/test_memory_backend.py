@@ -8,8 +8,9 @@ import pytest
 
 from carteiro.backends.memory import MemoryBackend, open_backend
 from carteiro.backends.memory.queue import Queue, Row
+from carteiro.backends.memory.state import State
 from carteiro.errors import BrokerError, NotConnected
-from carteiro.message import Action, Outcome, Outgoing, Subscription, new_id
+from carteiro.message import Action, Join, Outcome, Outgoing, Subscription, new_id
 from carteiro.ports.clock import SYSTEM_CLOCK
 from carteiro.testing.clock import VirtualClock
 
@@ -102,3 +103,33 @@ async def test_what_is_settled_leaves_nothing_behind() -> None:
 
     assert (queue.rows, queue._keys) == ({}, {})
     assert len(queue._due) < 3_000, "the lease ends of settled messages pile up"
+
+
+async def test_sets_that_have_expired_leave_nothing_and_each_add_prolongs() -> None:
+    clock = VirtualClock()
+    joins = State(clock).joins
+    for number in range(3):
+        assert not joins.make(Join("set", f"member-{number}", "actor", 5, ttl=10))
+        clock.advance_to(clock.time() + 6)
+    assert joins.make(Join("full", "member", "actor", 1, ttl=10))
+    assert not joins.make(Join("kept", "member", "actor", 2))
+    assert {*joins._sets} == {"set", "full", "kept"}
+
+    clock.advance_to(clock.time() + 10)
+
+    assert joins.make(Join("kept", "another", "actor", 2))
+    assert ({*joins._sets}, joins._expiries) == ({"kept"}, [])
+
+
+async def test_a_wait_for_the_store_leaves_nothing_behind_and_ends_when_it_is_closed() -> None:
+    backend = open_backend("memory://", clock=VirtualClock())
+    cancelled, waiting = (asyncio.ensure_future(backend.store.changed({"a": 0, "b": 0})) for _ in range(2))
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    await asyncio.gather(cancelled, return_exceptions=True)
+
+    await backend.broker.close()
+
+    with pytest.raises(NotConnected, match="closed"):
+        await waiting
+    assert not backend.store._entries._watchers

@@ -62,11 +62,12 @@ async def run_pragma(backend: SqliteBackend, pragma: str) -> None:
 
 
 def damage(path: Path) -> None:
-    """All but the first page, which holds the schema's version."""
-    size = path.stat().st_size
-    with path.open("r+b") as file:
-        file.seek(4096)
-        file.write(os.urandom(size - 4096))
+    """The first page of what waits."""
+    with contextlib.closing(sqlite3.connect(path)) as file:
+        (page,) = file.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'deliveries'").fetchone()
+    with path.open("r+b") as raw:
+        raw.seek((page - 1) * 4096)
+        raw.write(os.urandom(4096))
 
 
 def overwrite(path: Path) -> None:

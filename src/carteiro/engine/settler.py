@@ -9,7 +9,7 @@ import msgspec
 
 from carteiro.engine.batcher import Batcher
 from carteiro.engine.failures import describe
-from carteiro.engine.forwarder import Ahead, Forward, Forwarder
+from carteiro.engine.forwarder import Forward, Forwarder, Joining, Publishing, Step, Writing
 from carteiro.engine.lane import Lane
 from carteiro.engine.reconnect import reconnect_wait
 from carteiro.errors import BrokerUnavailable
@@ -29,9 +29,9 @@ class Settler:
     Where a try fails nobody knows what of it the broker has applied. The next one then finds the deliveries lost that
     were settled, as those that another worker has taken meanwhile; for neither is there anything left to do.
 
-    `store` is where writes go that the broker cannot commit with the settle: first, so that a crash between repeats the
-    delivery and loses nothing. What is emitted to other brokers than `name`, the consumer's own, goes out before that,
-    each by its `forward`, and with writes to such a store so does what is emitted to its own.
+    `store` is where writes and joins go that the broker cannot commit with the settle: before it, so that a crash
+    between repeats the delivery and loses nothing. So does what is emitted to other brokers than `name`, the consumer's
+    own, each by its `forward`. What goes in which order is said in `forwarder.py`.
     """
 
     def __init__(
@@ -45,40 +45,36 @@ class Settler:
         self._store = store
         self._clock = clock
         self._batcher = Batcher(self._send, limit=LARGEST)
-        self._forwarders = {
-            one: Forwarder(one, publish, self._add_in_order, clock)
-            for one, publish in forward.items()
-            if one != name or store is not None
-        }
-        self.add = self._add_in_order if self._forwarders else self._batcher.add
+        steps: list[Step] = [] if store is None else [Writing(store), Joining(store)]
+        steps += [
+            Publishing(one, name, publish) for one, publish in forward.items() if one != name or store is not None
+        ]
+        self._stages = [Forwarder(step, self._add_in_order, clock) for step in steps]
+        self.add = self._add_in_order if self._stages else self._batcher.add
 
     def give_up(self) -> None:
         """The worker can wait no longer: what the broker does not take is left to its lease."""
         self._giving_up = True
-        for forwarder in self._forwarders.values():
-            forwarder.giving_up = True
+        for stage in self._stages:
+            stage.giving_up = True
 
     def kill(self) -> None:
         """Settle and publish nothing more, as a killed process would."""
         self._killed = True
-        for forwarder in self._forwarders.values():
-            forwarder.killed = True
+        for stage in self._stages:
+            stage.killed = True
 
     async def drain(self) -> None:
         """Return when everything added so far is settled, or given up."""
-        for forwarder in self._forwarders.values():  # in the order in which an outcome goes through them
-            await forwarder.drain()
+        for stage in self._stages:  # in the order in which an outcome goes through them
+            await stage.drain()
         await self._batcher.drain()
 
     def _add_in_order(self, outcome: Outcome) -> None:
-        """Settle it once what it emits elsewhere is safe, one broker after the other."""
-        for name, forwarder in self._forwarders.items() if outcome.emits else ():
-            if name == self._name and not outcome.writes:
-                continue
-            ahead = [emit for emit in outcome.emits if (emit.broker or self._name) == name]
-            if ahead:
-                rest = [emit for emit in outcome.emits if (emit.broker or self._name) != name]
-                forwarder.add(Ahead(ahead, msgspec.structs.replace(outcome, emits=rest)))
+        """Settle it once all that is to be safe before is, one stage after the other."""
+        for stage in self._stages:
+            if stage.wants(outcome):
+                stage.add(outcome)
                 return
         self._batcher.add(outcome)
 

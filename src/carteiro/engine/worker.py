@@ -214,6 +214,8 @@ class Worker:
         return by_type(attempts, route.subscription, self._around)
 
     def _attempt(self, handler: Handler, subscription: Subscription) -> Handle:
+        if handler.attempts is not None:
+            return handler.attempts(handler, subscription, self._around)
         attempt = Attempt(handler, subscription, self._around)
         if handler.idempotency is None:
             return attempt

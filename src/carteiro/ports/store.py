@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from carteiro.message import Write
+from carteiro.message import Join, Write
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -34,4 +34,20 @@ class Store(Protocol):
 
     async def write(self, writes: Sequence[Write]) -> Sequence[bool]:
         """Apply each write on its own; False where the version was not the one expected. One commit for all."""
+        ...
+
+    async def join(self, joins: Sequence[Join]) -> Sequence[bool]:
+        """Make each join on its own, its writes too; one commit for all. True where its emits are to be published.
+
+        They are made in the order given.
+        """
+        ...
+
+    async def changed(self, versions: Mapping[str, int]) -> Mapping[str, Entry | None]:
+        """Wait until the version of one of these keys is another than is given (0 for none); returns those.
+
+        It is told by the store, and polls nothing. None is for a key that was deleted; that one has expired is noticed
+        only if something else wakes it, and that one was deleted and written again only where its version tells. A
+        cancelled wait leaves nothing behind. Raises BrokerUnavailable while the store is away.
+        """
         ...

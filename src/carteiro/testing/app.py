@@ -21,8 +21,10 @@ from carteiro.handlers.signature import read_signature
 from carteiro.message import DeadLetter, Message, Native, Outgoing
 from carteiro.ports.broker import GroupStatus, Inspector
 from carteiro.ports.registry import open_backend
+from carteiro.tasks.result import TaskResult
+from carteiro.tasks.task import Task
 from carteiro.testing.clock import VirtualClock
-from carteiro.testing.wiretap import CrashPoint, Wiretap
+from carteiro.testing.wiretap import Crash, CrashPoint, Wiretap
 from carteiro.topics import matches
 
 T = TypeVar("T")
@@ -107,6 +109,15 @@ class TestApp:
         finally:
             asked.cancel()
 
+    async def result(self, handle: TaskResult[T], timeout: Duration | None = None) -> T:
+        """As `handle.get`; time passes as far as the result needs it."""
+        asked = asyncio.ensure_future(handle.get(timeout))
+        try:
+            await self._pass_time(asked)
+            return await asked
+        finally:
+            asked.cancel()
+
     async def idle(self) -> None:
         """Return when nothing is left to do now: what is handled is settled, and the rest waits for its time.
 
@@ -130,21 +141,25 @@ class TestApp:
         await self._settle_down()
 
     def crash_at(self, handler: Callable[..., Any], point: CrashPoint, *, times: int = 1) -> None:
-        """Have the worker die, as by SIGKILL, when next it comes to this point with a message of `handler`.
+        """Have the worker die, as by SIGKILL, when next it comes to this point with a message of `handler`, which may
+        be a task.
 
         `"claimed"`: it has fetched and not begun. `"before_ack"`: the handler has ended and nothing is settled.
         `"after_ack"`: it is settled, and nobody knows. Another worker starts at once; leases end when time passes.
         """
-        behind = [
-            (tap, subscription)
-            for broker, tap in self._taps.items()
-            for subscription, sharing in self.app.declared(broker).items()
-            if any(subscriber.function is handler for subscriber in sharing)
-        ]
-        if not behind:
-            raise ConfigurationError(f"{handler!r} is no subscriber of app `{self.app.name}`")
-        for tap, subscription in behind:
-            tap.crashes[subscription, point] = times
+        task = handler if isinstance(handler, Task) else None
+        found = False
+        for broker, tap in self._taps.items():
+            behind = frozenset(
+                subscription
+                for subscription, sharing in self.app.declared(broker).items()
+                if any(one.function is handler if task is None else one.task is task for one in sharing)
+            )
+            if behind:
+                found = True
+                tap.crashes.append(Crash(point, behind, None if task is None else task.name, times))
+        if not found:
+            raise ConfigurationError(f"{handler!r} is no subscriber and no task of app `{self.app.name}`")
 
     # -- looking ---------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,23 @@ CrashPoint = Literal["claimed", "before_ack", "after_ack"]
 """After the fetch; when the handler has ended and nothing is settled; when it is settled and nobody knows yet."""
 
 
+class Crash(msgspec.Struct, eq=False):
+    """The worker is to die `left` times at this point, with a message of these subscriptions (and of this type)."""
+
+    point: CrashPoint
+    subscriptions: frozenset[Subscription]
+    type: str | None
+    left: int
+
+    def hits(self, point: CrashPoint, delivery: Delivery) -> bool:
+        return (
+            self.left > 0
+            and point == self.point
+            and delivery.subscription in self.subscriptions
+            and self.type in (None, delivery.message.type)
+        )
+
+
 class Wiretap:
     """A backend around another. `published` holds what was published or emitted, in order; taps may have one list."""
 
@@ -29,7 +46,7 @@ class Wiretap:
         """Calls other than fetches that are under way."""
         self.sources: set[Native] = set()
         """The objects that are subscribed to in place of topics."""
-        self.crashes: dict[tuple[Subscription, CrashPoint], int] = {}
+        self.crashes: list[Crash] = []
         self.on_crash: Callable[[], None] = lambda: None
         self._broker = _Broker(inner.broker, self)
 
@@ -53,10 +70,9 @@ class Wiretap:
 
     def crashes_at(self, point: CrashPoint, deliveries: Sequence[Delivery]) -> bool:
         """Whether the worker dies here; each crash asked for happens once."""
-        for delivery in deliveries:
-            where = (delivery.subscription, point)
-            if self.crashes.get(where, 0):
-                self.crashes[where] -= 1
+        for crash in self.crashes:
+            if any(crash.hits(point, delivery) for delivery in deliveries):
+                crash.left -= 1
                 return True
         return False
 
@@ -135,20 +151,31 @@ class _Consumer:
         tap.pending += 1
         try:
             lost = await self._inner.settle([self._routed(outcome) for outcome in outcomes])
+            refused = set(lost)
+            for outcome in outcomes:
+                if outcome.delivery not in refused:
+                    tap.published.extend([*outcome.emits, *await self._joined(outcome)])
         finally:
             tap.pending -= 1
             tap.activity += 1
-        refused = set(lost)
-        for outcome in outcomes:
-            if outcome.delivery not in refused:
-                tap.published.extend(outcome.emits)
         if tap.crashes_at("after_ack", handled):
             await self._die()
         return lost
 
     def _routed(self, outcome: Outcome) -> Outcome:
         emits = self._tap.routed(outcome.emits)
-        return outcome if emits is outcome.emits else msgspec.structs.replace(outcome, emits=emits)
+        joins = [msgspec.structs.replace(join, emits=self._tap.routed(join.emits)) for join in outcome.joins]
+        if emits is outcome.emits and not joins:
+            return outcome
+        return msgspec.structs.replace(outcome, emits=emits, joins=joins)
+
+    async def _joined(self, outcome: Outcome) -> list[Outgoing]:
+        """What the joins of a settled outcome have emitted: made once more, they change nothing and say it again."""
+        store = self._tap.store
+        if not outcome.joins or store is None:
+            return []
+        told = await store.join(outcome.joins)
+        return [emit for join, emitted in zip(outcome.joins, told, strict=True) if emitted for emit in join.emits]
 
     async def renew(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         return deliveries if self._dead else await self._inner.renew(deliveries)

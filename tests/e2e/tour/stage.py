@@ -16,7 +16,7 @@ from carteiro.ports.clock import SYSTEM_CLOCK, Clock
 from carteiro.ports.features import Capability
 from carteiro.ports.registry import open_backend
 from carteiro.testing import VirtualClock
-from carteiro.testing.wiretap import CrashPoint, Wiretap
+from carteiro.testing.wiretap import Crash, CrashPoint, Wiretap
 from tests.servers.rabbitmq import RabbitServer
 
 T = TypeVar("T")
@@ -70,7 +70,8 @@ class MortalApp(Carteiro):
 
     def crash_at(self, topic: str, point: CrashPoint) -> None:
         """Have the worker die when next it comes to this point with a message of `topic`."""
-        self.tap.crashes[next(one for one in self.declared() if one.topic == topic), point] = 1
+        behind = frozenset(one for one in self.declared() if one.topic == topic)
+        self.tap.crashes.append(Crash(point, behind, None, 1))
 
 
 class Counts:

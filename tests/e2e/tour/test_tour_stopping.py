@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from carteiro import Carteiro, Message, NotConnected
-from carteiro.message import Write
+from carteiro.message import Join, Write
 from carteiro.ports.broker import Check
 from carteiro.ports.registry import open_backend
 from carteiro.ports.store import Entry, Store
@@ -147,6 +147,12 @@ class SlowStore:
 
     async def write(self, writes: Sequence[Write]) -> Sequence[bool]:
         return await self._store.write(writes)
+
+    async def join(self, joins: Sequence[Join]) -> Sequence[bool]:
+        return await self._store.join(joins)
+
+    async def changed(self, versions: Mapping[str, int]) -> Mapping[str, Entry | None]:
+        return await self._store.changed(versions)
 
 
 class SlowlyStored:

@@ -29,7 +29,7 @@ class MemoryBackend:
     def __init__(self, state: State, url: str) -> None:
         self._state = state
         self._url = url
-        self.store = MemoryStore(state.entries)
+        self.store = MemoryStore(state.entries, state.joins)
         self.broker = MemoryBroker(state, self.store)
 
     async def doctor(self) -> Sequence[Check]:

@@ -23,14 +23,14 @@ FEATURES: Final = Features("memory", {capability: _MISSING.get(capability, NATIV
 
 
 class MemoryBroker:
-    """One handle. Closing it closes its consumers; what the broker holds stays for its other handles."""
+    """One handle. Closing it closes its consumers and its store; what the broker holds stays for its other handles."""
 
     features = FEATURES
 
     def __init__(self, state: State, store: MemoryStore) -> None:
         self._state = state
         self._consumers: WeakSet[MemoryConsumer] = WeakSet()
-        self.store = store
+        self.store = self._store = store
         self.unrouted = state.unrouted
 
     async def connect(self) -> None: ...
@@ -38,6 +38,7 @@ class MemoryBroker:
     async def close(self) -> None:
         for consumer in list(self._consumers):
             await consumer.close()
+        await self._store.close()
 
     async def declare(self, subscriptions: Sequence[Subscription], retentions: Sequence[Retention] = ()) -> None:
         for retention in retentions:

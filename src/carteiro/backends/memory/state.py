@@ -1,7 +1,7 @@
 """What all handles of one in-memory broker share, and every change to it.
 
-Nothing here awaits, so each call is one step that no other task can see half done: a settle's ack, its emits and its
-store writes are atomic for the plain reason that nothing runs between them.
+Nothing here awaits, so each call is one step that no other task can see half done: a settle's ack, its emits, its
+store writes and its joins are atomic for the plain reason that nothing runs between them.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Final
 
 import msgspec
 
+from carteiro.backends.memory.entries import Entries
+from carteiro.backends.memory.joins import Joins
 from carteiro.backends.memory.queue import Queue, Row
-from carteiro.backends.memory.store import Entries
 from carteiro.errors import BrokerError
 from carteiro.message import Action, DeadLetter, Delivery, Outcome, Outgoing, Retention, Subscription
 from carteiro.ports.broker import Unrouted
@@ -46,11 +47,12 @@ class _Log(msgspec.Struct):
 
 
 class State:
-    """One broker's subscriptions, messages, logs, dead letters and store entries."""
+    """One broker's subscriptions, messages, logs, dead letters, store entries and sets."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.entries = Entries(clock)
+        self.joins = Joins(clock, self.entries)
         self.unrouted = Unrouted()
         self.queues: dict[Subscription, Queue] = {}
         self.dead: dict[str, tuple[DeadLetter, Row]] = {}
@@ -192,7 +194,10 @@ class State:
                 self._bury(queue.subscription, row, outcome)
         if queue.subscription.ordered or outcome.action in (Action.RETRY, Action.RELEASE):
             self._wake(queue)
-        for message in self.publish(outcome.emits):
+        emits = outcome.emits
+        if outcome.joins:
+            emits = [*emits, *(emit for join in outcome.joins if self.joins.make(join) for emit in join.emits)]
+        for message in self.publish(emits):
             self.unrouted.note(message)
         return True
 

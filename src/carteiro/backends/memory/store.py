@@ -1,88 +1,31 @@
-"""The in-memory store: values with versions that expire."""
+"""The in-memory store: values with versions that expire, and sets that are joined."""
 
 from __future__ import annotations
 
-import heapq
+import asyncio
 from collections.abc import Mapping, Sequence
 
-import msgspec
-
-from carteiro.message import Write
-from carteiro.ports.clock import Clock
+from carteiro.backends.memory.entries import Entries
+from carteiro.backends.memory.joins import Joins
+from carteiro.errors import NotConnected
+from carteiro.message import Join, Write
 from carteiro.ports.store import Entry
 
 
-class _Kept(msgspec.Struct, frozen=True):
-    entry: Entry
-    expires: float | None
-
-
-class Entries:
-    """The store's contents, without awaiting, so that a settle can change them in its own step.
-
-    A key that was deleted or has expired starts again at version 1.
-    """
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._kept: dict[str, _Kept] = {}
-        self._expiries: list[tuple[float, str]] = []
-
-    def get(self, key: str) -> Entry | None:
-        kept = self._kept.get(key)
-        if kept is None or (kept.expires is not None and kept.expires <= self._clock.time()):
-            return None
-        return kept.entry
-
-    def keys(self) -> Sequence[str]:
-        return sorted(self._kept)
-
-    def write(self, write: Write) -> bool:
-        """Apply one write; False, and nothing done, where the version is not the one expected."""
-        self._drop_expired()
-        before = self._kept.get(write.key)
-        version = 0 if before is None else before.entry.version
-        if write.expect is not None and write.expect != version:
-            return False
-        if write.value is None:
-            self._kept.pop(write.key, None)
-            return True
-        expires = None if write.ttl is None else self._clock.time() + write.ttl
-        self._kept[write.key] = _Kept(Entry(write.value, version + 1), expires)
-        if expires is not None:
-            heapq.heappush(self._expiries, (expires, write.key))
-        return True
-
-    def write_all(self, writes: Sequence[Write]) -> bool:
-        """Apply all of `writes` in order or, where one does not find the version it expects, none."""
-        before = {write.key: self._kept.get(write.key) for write in writes}
-        if all(self.write(write) for write in writes):
-            return True
-        for key, kept in before.items():
-            if kept is None:
-                self._kept.pop(key, None)
-            else:
-                self._kept[key] = kept
-        return False
-
-    def _drop_expired(self) -> None:
-        now = self._clock.time()
-        while self._expiries and self._expiries[0][0] <= now:
-            expires, key = heapq.heappop(self._expiries)
-            kept = self._kept.get(key)
-            if kept is not None and kept.expires == expires:
-                del self._kept[key]
-
-
 class MemoryStore:
-    """The Store port on `Entries`."""
+    """The Store port on `Entries` and `Joins`."""
 
-    def __init__(self, entries: Entries) -> None:
+    def __init__(self, entries: Entries, joins: Joins) -> None:
         self._entries = entries
+        self._joins = joins
+        self._waiting: set[asyncio.Future[None]] = set()
 
     async def connect(self) -> None: ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_exception(NotConnected("this store is closed: it tells of no more changes"))
 
     async def get(self, keys: Sequence[str]) -> Mapping[str, Entry]:
         return {key: entry for key in keys if (entry := self._entries.get(key)) is not None}
@@ -92,3 +35,18 @@ class MemoryStore:
 
     async def write(self, writes: Sequence[Write]) -> Sequence[bool]:
         return [self._entries.write(write) for write in writes]
+
+    async def join(self, joins: Sequence[Join]) -> Sequence[bool]:
+        return [self._joins.make(join) for join in joins]
+
+    async def changed(self, versions: Mapping[str, int]) -> Mapping[str, Entry | None]:
+        """Raises NotConnected where the store is closed meanwhile."""
+        while not (found := self._entries.other_than(versions)):
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiting.add(waiter)
+            try:
+                with self._entries.watched(versions, waiter):
+                    await waiter
+            finally:
+                self._waiting.discard(waiter)
+        return found

@@ -85,6 +85,9 @@ class RedisConsumer:
         """Raises NotConnected once the consumer is closed, also where it was waiting then."""
         try:
             return await self._fetch(room)
+        except BrokerUnavailable:
+            self._gone = None  # it is said once, also where a claim was under way
+            raise
         finally:
             self._unwait()
 
@@ -93,8 +96,7 @@ class RedisConsumer:
             if self.closed:
                 raise NotConnected("this consumer is closed: it fetches no more")
             if self._gone is not None:
-                gone, self._gone = self._gone, None
-                raise gone
+                raise self._gone
             if self._leftover and (taken := await self._take_leftover(room)):
                 return taken
             self._changed.clear()

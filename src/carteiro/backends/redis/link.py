@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import ssl
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, cast
 
 import hiredis
@@ -80,17 +80,17 @@ class _Wire(asyncio.Protocol):
             self._write(words, answer, orphaned)
         return answer
 
-    def subscribe(self, channel: str) -> None:
-        """It is answered by a push, as what it brings, or by an error reply."""
-        self.ask("SSUBSCRIBE", channel)
+    def subscribe(self, channels: Sequence[bytes]) -> None:
+        self.ask("SSUBSCRIBE", *channels)
 
-    def unsubscribe(self, channel: str) -> None:
-        self.ask("SUNSUBSCRIBE", channel)
+    def unsubscribe(self, channels: Sequence[bytes]) -> None:
+        self.ask("SUNSUBSCRIBE", *channels)
 
-    def ask(self, what: str, channel: str) -> None:
-        """Subscribe or unsubscribe."""
-        if not self.ended.is_set():
-            self._write((what, channel), self._nobody, self._refused)
+    def ask(self, what: str, *channels: Word) -> None:
+        """Subscribe or unsubscribe. It is answered by a push for each, as what these bring, or by an error reply."""
+        if channels and not self.ended.is_set():
+            self._write((what, *channels), self._nobody, self._refused)
+            self.waiting.extend([(self._nobody, self._refused)] * (len(channels) - 1))
 
     def _write(self, words: tuple[Word, ...], answer: asyncio.Future[Any], orphaned: Orphaned | None) -> None:
         if not self.waiting:
@@ -213,6 +213,7 @@ class Link:
         if self._wire is not None:
             wire, self._wire = self._wire, None
             await wire.close(self.address.timeout)
+            self._tell_lost()
 
     async def run(self, script: Script, *request: Any, orphaned: Orphaned | None = None) -> Any:
         """Call a script with its request; raises what `mishaps.explain` makes of an error.
@@ -246,23 +247,37 @@ class Link:
 
     def listen(self, channel: str, listener: Listener) -> None:
         """Call `listener` with each message of the channel, also after the connection was made anew."""
-        listeners = self._listeners.setdefault(channel.encode(), set())
-        if not listeners and self._wire is not None:
-            self._wire.subscribe(channel)
-        listeners.add(listener)
+        self.listen_to_all([channel], listener)
 
     def unlisten(self, channel: str, listener: Listener) -> None:
-        listeners = self._listeners.get(channel.encode())
-        if listeners is None:
-            return
-        listeners.discard(listener)
-        if not listeners:
-            del self._listeners[channel.encode()]
-            if self._wire is not None:
-                self._wire.unsubscribe(channel)
+        self.unlisten_to_all([channel], listener)
+
+    def listen_to_all(self, channels: Iterable[str], listener: Listener) -> None:
+        """With one command, however many they are. What is called next is called of a server that has subscribed."""
+        fresh: list[bytes] = []
+        for channel in map(str.encode, channels):
+            listeners = self._listeners.setdefault(channel, set())
+            if not listeners:
+                fresh.append(channel)
+            listeners.add(listener)
+        if self._wire is not None:
+            self._wire.subscribe(fresh)
+
+    def unlisten_to_all(self, channels: Iterable[str], listener: Listener) -> None:
+        left: list[bytes] = []
+        for channel in map(str.encode, channels):
+            listeners = self._listeners.get(channel)
+            if listeners is None:
+                continue
+            listeners.discard(listener)
+            if not listeners:
+                del self._listeners[channel]
+                left.append(channel)
+        if self._wire is not None:
+            self._wire.unsubscribe(left)
 
     def on_lost(self, listener: Callable[[], None]) -> None:
-        """Call `listener` whenever the connection is lost."""
+        """Call `listener` whenever the connection is lost, and when it is closed for good."""
         self._lost.add(listener)
 
     def off_lost(self, listener: Callable[[], None]) -> None:
@@ -359,8 +374,7 @@ class Link:
             ) from error
         self._wire = wire
         self.connections += 1
-        for channel in self._listeners:
-            wire.subscribe(channel.decode())
+        wire.subscribe(tuple(self._listeners))
         self.news.resume()
         return wire
 
@@ -410,8 +424,11 @@ class Link:
                 self._watch.cancel()
                 self._watch = None
             if self._users:
-                for listener in tuple(self._lost):
-                    listener()
+                self._tell_lost()
+
+    def _tell_lost(self) -> None:
+        for listener in tuple(self._lost):
+            listener()
 
     # -- the watch over answers --------------------------------------------------------------------------------------
 

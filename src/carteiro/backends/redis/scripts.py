@@ -44,11 +44,13 @@ def _without_unused(parts: str, body: str) -> str:
 
 
 BEAT: Final = _load("beat")
+CHANGED: Final = _load("changed")
 CLAIM: Final = _load("claim")
 DECLARE: Final = _load("declare")
 EXHUME: Final = _load("exhume")
 GROUPS: Final = _load("groups")
 IMPORT: Final = _load("import")
+JOIN: Final = _load("join")
 LETTERS: Final = _load("letters")
 LISTENING: Final = _load("listening")
 OPEN: Final = _load("open")

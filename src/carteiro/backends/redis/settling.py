@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any, Final
 
 import msgspec
 
-from carteiro.backends.redis.publishing import AT_ONCE, Rows, compose, micros, raw
+from carteiro.backends.redis.publishing import AT_ONCE, Rows, compose, compose_all, micros, raw
 from carteiro.backends.redis.routes import Routes, Targets
 from carteiro.errors import Unencodable
-from carteiro.message import Action, Delivery, Outcome, Outgoing, Write
+from carteiro.message import Action, Delivery, Join, Outcome, Outgoing, Write
 from carteiro.ports.dead_letters import dead_notice, dead_queue, reason_of, whole_history
 
 _ACK, _RETRY, _DEAD = Action.ACK, Action.RETRY, Action.DEAD  # an enum's own names are slow
@@ -40,6 +41,7 @@ class Settlement:
         self._deliveries: dict[bytes, Delivery] = {}
         self._repeated: list[Delivery] = []
         self._unrouted: dict[bytes, list[Outgoing]] = {}
+        self._unrouted_joins: list[list[Outgoing]] = []
         for outcome in outcomes:
             delivery = outcome.delivery
             queue, token = delivery.token
@@ -47,7 +49,7 @@ class Settlement:
                 self._repeated.append(delivery)
                 continue
             self._deliveries[token] = delivery
-            if outcome.action is _ACK and not outcome.emits and not outcome.writes:
+            if outcome.action is _ACK and not (outcome.emits or outcome.writes or outcome.joins):
                 self._acks.setdefault(queue, []).append(token)
             else:
                 self._others.append((queue, token, outcome))
@@ -60,21 +62,28 @@ class Settlement:
 
     @property
     def needs_routes(self) -> bool:
-        return any(outcome.emits or outcome.action is _DEAD for _, _, outcome in self._others)
+        return any(
+            outcome.emits or outcome.action is _DEAD or (outcome.joins and any(join.emits for join in outcome.joins))
+            for _, _, outcome in self._others
+        )
 
     def request(self, routes: Routes | None, rows: Rows) -> tuple[Any, ...]:
         """With `routes` where it needs them. Raises Unencodable for an emit that cannot be kept."""
         self._unrouted.clear()
+        self._unrouted_joins.clear()
         acks = [part for queue, tokens in self._acks.items() for part in (queue, raw(b"".join(tokens)))]
         others = [self._other(queue, token, outcome, routes, rows) for queue, token, outcome in self._others]
         return (False if routes is None else routes.version, acks, others)
 
-    def lost(self, answer: Sequence[bytes]) -> list[Delivery]:
-        return [*(self._deliveries[token] for token in answer), *self._repeated]
+    def lost(self, answer: Sequence[Any]) -> list[Delivery]:
+        return [*(self._deliveries[token] for token in answer[0]), *self._repeated]
 
-    def unrouted(self, answer: Sequence[bytes]) -> list[Outgoing]:
+    def unrouted(self, answer: Sequence[Any]) -> list[Outgoing]:
         """What was emitted and no group gets."""
-        return [message for token, messages in self._unrouted.items() if token not in answer for message in messages]
+        lost, published_joins = answer
+        of_outcomes = (messages for token, messages in self._unrouted.items() if token not in lost)
+        of_joins = (self._unrouted_joins[number - 1] for number in published_joins)
+        return [*chain.from_iterable(of_outcomes), *chain.from_iterable(of_joins)]
 
     def _other(self, queue: str, token: bytes, outcome: Outcome, routes: Routes | None, rows: Rows) -> tuple[Any, ...]:
         failures: msgspec.Raw | bool = False
@@ -91,16 +100,24 @@ class Settlement:
         if outcome.emits and unrouted:
             self._unrouted[token] = [message for message in unrouted if message in outcome.emits]
         writes = [write_of(write) for write in outcome.writes]
-        return (queue, raw(token), outcome.action.value, micros(outcome.delay), failures, letter, writes, parts)
+        joins = [self._join(join, routes, rows) for join in outcome.joins] if outcome.joins else ()
+        return (queue, raw(token), outcome.action.value, micros(outcome.delay), failures, letter, writes, parts, joins)
+
+    def _join(self, join: Join, routes: Routes | None, rows: Rows) -> tuple[Any, ...]:
+        parts, unrouted = ([], []) if routes is None else compose_all(routes, join.emits, rows)
+        if unrouted:
+            self._unrouted_joins.append(unrouted)
+        return (*join_of(join), parts, len(self._unrouted_joins) if unrouted else False)
 
 
 def _checked_size(outcome: Outcome) -> int:
-    """About how many bytes go with it: its failures, what it emits and writes, and a notice if it is dead.
+    """About how many bytes go with it: its failures, what it and its joins emit and write, and a notice if it is dead.
 
     Raises Unencodable if these are more than can be applied as a whole.
     """
-    size = sum(len(emit.body) for emit in outcome.emits)
-    size += sum(len(write.value) for write in outcome.writes if write.value is not None)
+    size = _size(outcome)
+    for join in outcome.joins:
+        size += _size(join)
     if outcome.failure is not None:
         failures = (*outcome.delivery.history, outcome.failure)
         size += sum(len(failure.error) + len(failure.traceback) for failure in failures)
@@ -113,6 +130,11 @@ def _checked_size(outcome: Outcome) -> int:
     return size
 
 
+def _size(what: Outcome | Join) -> int:
+    size = sum(len(emit.body) for emit in what.emits)
+    return size + sum(len(write.value) for write in what.writes if write.value is not None)
+
+
 def write_of(write: Write) -> tuple[Any, ...]:
     """As `entries.lua` takes it."""
     return (
@@ -121,6 +143,12 @@ def write_of(write: Write) -> tuple[Any, ...]:
         False if write.ttl is None else micros(write.ttl),
         False if write.expect is None else write.expect,
     )
+
+
+def join_of(join: Join) -> tuple[Any, ...]:
+    """As `joins.lua` takes it."""
+    ttl = False if join.ttl is None else micros(join.ttl)
+    return (join.key, join.member, join.actor, join.size, ttl, [write_of(write) for write in join.writes])
 
 
 def _bury(outcome: Outcome, routes: Routes) -> tuple[tuple[str, msgspec.Raw], list[tuple[Outgoing, Targets]]]:

@@ -8,8 +8,9 @@ from typing import Any
 from carteiro.backends.redis import scripts
 from carteiro.backends.redis.publishing import raw
 from carteiro.backends.redis.server import Server
-from carteiro.backends.redis.settling import write_of
-from carteiro.message import Write
+from carteiro.backends.redis.settling import join_of, write_of
+from carteiro.backends.redis.watch import Watch
+from carteiro.message import Join, Write
 from carteiro.ports.store import Entry
 
 
@@ -17,6 +18,7 @@ class RedisStore:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._connected = False
+        self._watch = Watch(server)
 
     async def connect(self) -> None:
         if not self._connected:
@@ -51,6 +53,15 @@ class RedisStore:
         if not writes:
             return []
         return [bool(done) for done in await self._server.run(scripts.WRITE, *map(write_of, writes))]
+
+    async def join(self, joins: Sequence[Join]) -> Sequence[bool]:
+        if not joins:
+            return []
+        return [bool(full) for full in await self._server.run(scripts.JOIN, *map(join_of, joins))]
+
+    async def changed(self, versions: Mapping[str, int]) -> Mapping[str, Entry | None]:
+        """All is looked at again every ten seconds, and so an end by expiry is noticed too, but late."""
+        return await self._watch.changed(versions)
 
 
 def _entries(answer: Sequence[Any]) -> dict[str, Entry]:

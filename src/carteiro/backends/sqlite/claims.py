@@ -19,11 +19,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import compress
 from typing import Any, Final
 
 import msgspec
 
 from carteiro.backends.sqlite import entries
+from carteiro.backends.sqlite.joins import make
 from carteiro.backends.sqlite.publishing import fan_out, lane_of, unblock
 from carteiro.backends.sqlite.routes import Targets
 from carteiro.backends.sqlite.session import Session, micros
@@ -130,20 +132,30 @@ def settle(session: Session, outcomes: Sequence[Outcome]) -> tuple[list[Delivery
     lost: list[Delivery] = []
     if session.careful:
         outcomes, lost = _sort_out(session, outcomes)
-    applied: list[Outcome] = []
-    for outcome in outcomes:
-        if outcome.writes and not entries.write_all(session, outcome.writes):
-            lost.append(outcome.delivery)
-        else:
-            applied.append(outcome)
+    applied, refused = _written(session, outcomes)
     notices = _bury(session, _with(_DEAD, applied))
     _remove(session, [outcome for outcome in applied if outcome.action is _ACK or outcome.action is _DEAD])
     _move(session, "retry", [(*_place(session, one), _history(one)) for one in _with(_RETRY, applied)])
     _move(session, "release", [_place(session, one) for one in _with(_RELEASE, applied)])
     unblock(session, _lanes(session, applied))
     emits = [(emit, session.routes.targets(emit.topic)) for outcome in applied for emit in outcome.emits]
+    joins = [join for outcome in applied for join in outcome.joins]
+    if joins:
+        full = [join for join, is_full in zip(joins, make(session, joins), strict=True) if is_full]
+        emits += [(emit, session.routes.targets(emit.topic)) for join in full for emit in join.emits]
     fan_out(session, notices)
-    return lost, fan_out(session, emits) if emits else []
+    return [*lost, *refused], fan_out(session, emits) if emits else []
+
+
+def _written(session: Session, outcomes: Sequence[Outcome]) -> tuple[Sequence[Outcome], list[Delivery]]:
+    """Make their writes; the outcomes that hold, and the deliveries of those for which a version was another."""
+    groups = [outcome.writes for outcome in outcomes]
+    if not any(groups):
+        return outcomes, []
+    made = entries.write(session, groups)
+    if all(made):
+        return outcomes, []
+    return [*compress(outcomes, made)], [one.delivery for one, holds in zip(outcomes, made, strict=True) if not holds]
 
 
 def _with(action: Action, outcomes: Sequence[Outcome]) -> list[Outcome]:

@@ -10,7 +10,7 @@ brings is claimed in the publish's own commit. Otherwise the thread looks again 
 (`PRAGMA data_version`, 4 µs a look), or when the earliest `visible_at` of what is waited for has come. It looks every
 2 ms while something happens, and then waits for a write to the file (see `mailbox.py`); without a parked fetch it does
 not look at all. Whether a fetch could get something is read without the lock, so that processes that wait do not stand
-in the way of those that work.
+in the way of those that work. Waits for entries of the store to change are parked beside the fetches (`waits.py`).
 
 What a crash leaves: SQLite rolls back the open transaction, nobody was answered, and every lease ends by itself.
 """
@@ -35,6 +35,7 @@ from carteiro.backends.sqlite.keeper import Keeper
 from carteiro.backends.sqlite.mailbox import Mailbox, open_mailbox
 from carteiro.backends.sqlite.mishaps import explain
 from carteiro.backends.sqlite.session import Session
+from carteiro.backends.sqlite.waits import Wait, Waits
 from carteiro.errors import BrokerCorrupted, CarteiroError, NotConnected
 from carteiro.message import Delivery, Subscription
 from carteiro.ports.clock import Clock, SystemClock
@@ -90,8 +91,9 @@ class _Stop(msgspec.Struct, frozen=True, eq=False):
     closed: asyncio.Future[None] | None = None
 
 
-_Mailbox = Mailbox["Request | Fetch | _Stop | None"]
-_Answer = tuple["Request | Fetch", Any, BaseException | None]
+_Asked = Request | Fetch | Wait
+_Mailbox = Mailbox["_Asked | _Stop | None"]
+_Answer = tuple[_Asked, Any, BaseException | None]
 
 
 class Database:
@@ -162,7 +164,7 @@ class Database:
 
         return await asyncio.to_thread(look)
 
-    def put(self, request: Request | Fetch) -> None:
+    def put(self, request: _Asked) -> None:
         self._open_mailbox().put(request)
 
     def wake(self) -> None:
@@ -189,6 +191,7 @@ class _Worker:
         self._clock = clock
         self._keeper = keeper
         self._parked: list[Fetch] = []
+        self._waits = Waits()
         self._answers: list[_Answer] = []
         self._seen = _UNSEEN  # the data version at the last look
         self._next_due: float | None = None  # microseconds: when the next that is waited for becomes visible
@@ -221,12 +224,15 @@ class _Worker:
         """Wait up to `timeout` seconds for something to do, and take all that is there."""
         requests: list[Request] = []
         stopping = False
-        items, written = self._mailbox.take(timeout, watch=bool(self._parked) and self._pace().watch)
+        items, written = self._mailbox.take(timeout, watch=self._is_looking() and self._pace().watch)
         for item in items:
             if isinstance(item, Request):
                 requests.append(item)
             elif isinstance(item, Fetch):
                 self._parked.append(item)
+                self._seen = _UNSEEN
+            elif isinstance(item, Wait):
+                self._waits.take(item)
                 self._seen = _UNSEEN
             elif isinstance(item, _Stop):
                 self._closed = item.closed
@@ -235,8 +241,11 @@ class _Worker:
             self._quiet = 0
         return requests, stopping
 
+    def _is_looking(self) -> bool:
+        return bool(self._parked or self._waits)
+
     def _pause(self) -> float:
-        if not self._parked:
+        if not self._is_looking():
             return self._keeper.pause(self._session)
         pause = self._pace().seconds
         if self._next_due is None:
@@ -258,13 +267,16 @@ class _Worker:
             else:
                 if requests:
                     self._read(requests)
-                if self._parked and self._has_news():
+                if self._is_looking() and self._has_news():
                     self._commit([])
+            self._answer()
+            if self._waits:
+                self._answers += [(wait, changed, None) for wait, changed in self._waits.woken(self._session)]
         except Exception as error:
             self._session.rollback()
             self._keeper.postpone(self._session)
             explained = explain(error, self._location.path)
-            waiting: list[Request | Fetch] = [*requests, *self._parked]
+            waiting: list[_Asked] = [*requests, *self._parked, *self._waits.take_all()]
             self._answers = [(one, None, explained) for one in waiting]
             self._parked = []
         self._answer()
@@ -379,7 +391,7 @@ class _Worker:
     def _end(self) -> None:
         closed = NotConnected(f"the broker's file `{self._location.path}` was closed")
         late, _ = self._gather(0)  # asked for by another thread while this one was told to stop
-        waiting: list[Request | Fetch] = [*late, *self._parked]
+        waiting: list[_Asked] = [*late, *self._parked, *self._waits.take_all()]
         self._answers = [(one, None, closed) for one in waiting]
         self._answer()
         with contextlib.suppress(sqlite3.Error):  # another process may be at it: the next to close does it

@@ -108,7 +108,7 @@ class Keeper:
             return False
         remove_expired(session)
         session.run("expire_consumers", (session.now,))
-        tables = ("expire_marks", "expire_store", "expire_log")
+        tables = ("expire_marks", "expire_store", "expire_members", "expire_joins", "expire_log")
         cleared = [session.run(table, (session.now,)).rowcount for table in tables]
         return max(cleared) >= _LIMIT
 

@@ -72,7 +72,7 @@ def lane_of(key: str | None) -> str | None:
 def _write(
     session: Session, messages: Sequence[Outgoing], places: Sequence[tuple[Targets, int]], records: Sequence[bytes]
 ) -> None:
-    spans = _spans(records)
+    spans = spans_of(records)
     joined = b"".join(records)
     targets, due = places[0]
     if not targets.ordered and targets.duration is None and places.count(places[0]) == len(places):
@@ -112,7 +112,7 @@ def _write_each(
     unblock(session, lanes)
 
 
-def _spans(records: Sequence[bytes]) -> list[int]:
+def spans_of(records: Sequence[bytes]) -> list[int]:
     """Where each record lies when they are joined, as `statements.sql` wants it."""
     spans: list[int] = []
     start = 1

@@ -29,7 +29,8 @@ class Session:
     """For one thread. `now`, in microseconds, stands still within a transaction.
 
     `careful` is whether this transaction is run a second time, since something in the first did not hold: then each
-    request looks before it acts. The first time it only counts afterwards what it did.
+    request looks before it acts. The first time it only counts afterwards what it did. `touched` are the keys of the
+    store that it changed.
     """
 
     def __init__(self, location: Location, clock: Clock) -> None:
@@ -38,6 +39,7 @@ class Session:
         self.routes = Routes()
         self.now = 0
         self.careful = False
+        self.touched: set[str] = set()
         # Its own: two processes that seed Python's are not to agree on a token.
         self._random = random.Random(os.urandom(16))
         self.connection = self._patiently(lambda: open_writer(location))
@@ -52,6 +54,7 @@ class Session:
         """Take the file's write lock and read what others may have changed. Raises sqlite3.Error, BrokerUnavailable."""
         self._check_in_place()
         self.careful = careful
+        self.touched = set()
         self._patiently(lambda: self.connection.execute("BEGIN IMMEDIATE"))
         self.look()
 

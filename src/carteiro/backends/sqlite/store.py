@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Mapping, Sequence
-
-import msgspec
 
 from carteiro.backends.sqlite import entries
 from carteiro.backends.sqlite.database import Database
+from carteiro.backends.sqlite.joins import make
 from carteiro.backends.sqlite.session import Session
-from carteiro.message import Write
+from carteiro.backends.sqlite.waits import Wait
+from carteiro.errors import NotConnected
+from carteiro.message import Join, Write
 from carteiro.ports.store import Entry
 
 
@@ -31,13 +34,7 @@ class SqliteStore:
             await self._database.close()
 
     async def get(self, keys: Sequence[str]) -> Mapping[str, Entry]:
-        wanted = msgspec.json.encode(keys).decode()
-        return await self._database.read(
-            lambda session: {
-                key: Entry(value, version)
-                for key, value, version in session.run("store_get", (wanted, session.now)).fetchall()
-            }
-        )
+        return await self._database.read(lambda session: entries.read(session, keys))
 
     async def scan(self, prefix: str) -> Mapping[str, Entry]:
         def look(session: Session) -> Mapping[str, Entry]:
@@ -47,4 +44,18 @@ class SqliteStore:
         return await self._database.read(look)
 
     async def write(self, writes: Sequence[Write]) -> Sequence[bool]:
-        return await self._database.write(lambda session: [entries.write(session, change) for change in writes])
+        return await self._database.write(lambda session: entries.write(session, [[one] for one in writes]))
+
+    async def join(self, joins: Sequence[Join]) -> Sequence[bool]:
+        return await self._database.write(lambda session: make(session, joins))
+
+    async def changed(self, versions: Mapping[str, int]) -> Mapping[str, Entry | None]:
+        """Raises NotConnected where the file is closed meanwhile."""
+        wait = Wait(versions)
+        self._database.put(wait)
+        try:
+            return await wait.future
+        except asyncio.CancelledError:
+            with contextlib.suppress(NotConnected):  # closed meanwhile, and gone with the rest
+                self._database.put(wait)
+            raise

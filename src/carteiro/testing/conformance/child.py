@@ -6,6 +6,7 @@ It reads one JSON array a line, `[command, argument…]`, and answers each with 
 
     ["publish", topic, [body…]]             -> true
     ["claim", topic, group, lease, count]   -> [[body, attempt]…], and keeps what it claimed
+    ["write", key, value]                   -> whether it was written to the broker's store
     ["settle"]                              -> the bodies whose lease was lost, of all it had claimed
     ["work", topic, group, lease, done]     -> no answer: it handles what comes until it is killed
 
@@ -19,7 +20,7 @@ import json
 import sys
 from typing import Any
 
-from carteiro.message import NO_HEADERS, Action, Delivery, Failure, Outcome, Outgoing, Subscription, new_id
+from carteiro.message import NO_HEADERS, Action, Delivery, Failure, Outcome, Outgoing, Subscription, Write, new_id
 from carteiro.ports.broker import Broker, Consumer
 from carteiro.ports.registry import open_backend
 
@@ -33,6 +34,10 @@ class Child:
     async def publish(self, topic: str, bodies: list[str]) -> bool:
         await self._broker.publish([_message(topic, body.encode()) for body in bodies])
         return True
+
+    async def write(self, key: str, value: str) -> bool:
+        assert self._broker.store is not None, "it has no store"
+        return (await self._broker.store.write([Write(key, value.encode())]))[0]
 
     async def claim(self, topic: str, group: str, lease: float, count: int) -> list[tuple[str, int]]:
         subscription = Subscription(topic, group, lease=lease)

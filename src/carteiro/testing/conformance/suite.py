@@ -9,11 +9,13 @@ import pytest_asyncio
 
 from carteiro.testing.conformance.rig import Rig
 from carteiro.testing.conformance.themes.bodies import BodiesConformance
+from carteiro.testing.conformance.themes.changes import ChangesConformance
 from carteiro.testing.conformance.themes.concurrency import ConcurrencyConformance
 from carteiro.testing.conformance.themes.dedupe import DedupeConformance
 from carteiro.testing.conformance.themes.delivery import DeliveryConformance
 from carteiro.testing.conformance.themes.groups import GroupsConformance
 from carteiro.testing.conformance.themes.inspection import InspectionConformance
+from carteiro.testing.conformance.themes.joins import JoinsConformance
 from carteiro.testing.conformance.themes.leases import LeasesConformance
 from carteiro.testing.conformance.themes.ordering import OrderingConformance
 from carteiro.testing.conformance.themes.processes import ProcessesConformance
@@ -33,6 +35,8 @@ class BackendConformance(
     RetentionConformance,
     DedupeConformance,
     StoreConformance,
+    JoinsConformance,
+    ChangesConformance,
     InspectionConformance,
     BodiesConformance,
     ConcurrencyConformance,

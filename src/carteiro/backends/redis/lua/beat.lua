@@ -1,15 +1,15 @@
 #!lua flags=allow-oom
 -- Beat: a process says that it lives, and clears away what has passed.
 --
--- needs     common routing entries
--- keys      meta, ephemeral and consumers, marks, the store, the logs and their retentions, removed
+-- needs     common routing entries joins
+-- keys      meta, ephemeral and consumers, marks, the store, joins and its sets, the logs and their retentions, removed
 -- request   time, a new version, how long until it counts as gone, its ephemeral queues,
 --           [consumer and queue] of those that consume
 -- answer    the version, those of its ephemeral queues that are there no more, and 1 if there is more to clear
 --
 -- Invariant: what is cleared has passed: an ephemeral queue whose process is silent while others are not, a mark after its
--- window, a log's entries after their retention, an entry of the store after its time. A few thousand of each, so that no
--- beat is long.
+-- window, a log's entries after their retention, an entry of the store or a set that is joined after its time. A few
+-- thousand of each, so that no beat is long.
 
 local LIMIT = 5000
 local DAY = 86400 * 1000000
@@ -57,6 +57,7 @@ end
 leave(passed(base .. ':consumers'))
 count('ZREM', base .. ':marks', passed(base .. ':marks'))
 for _, key in ipairs(passed(store .. ':expiries')) do drop(key) end
+for _, key in ipairs(passed(joins)) do forget(key) end
 
 local removed = call('HGETALL', base .. ':removed')
 for i = 1, #removed, 2 do

@@ -1,22 +1,26 @@
 #!lua flags=allow-oom
 -- Settle: end deliveries, each whole or not at all, with all that goes with them.
 --
--- needs     common lanes leasing places fanout entries burial
--- keys      the queues, the store, dead and what begins with it, and what publish reaches
+-- needs     common lanes leasing places fanout entries joins burial
+-- keys      the queues, the store, joins and its sets, dead and what begins with it, and what publish reaches
 -- request   time, version of the routes or false if none are used,
 --           [queue, tokens] of plain acks: row and token of each, as one string,
 --           [queue, row and token, action, delay, failures or false, letter or false, writes,
---            [route, entries]…] of each other outcome
--- answer    the rows and tokens of those that are lost; STALE, and nothing done, where the version is not the newest, and
---           MISPLACED where a key that is not ours holds something else
+--            [route, entries]…, joins: each as `joins.lua` has it, then [route, entries]… and its number or false]
+--           of each other outcome
+-- answer    the rows and tokens of those that are lost, and the numbers of the joins whose emits were published; STALE,
+--           and nothing done, where the version is not the newest, and MISPLACED where a key that is not ours holds
+--           something else
 --
 -- Invariant: an outcome is applied if and only if its row is in `leases` under its token and its writes find the
--- versions they expect. Then the row leaves `leases`, and what it emits is published, in this one step.
+-- versions they expect. Then the row leaves `leases`, what it emits is published and its joins are made, in this one
+-- step.
 --
 -- It may exceed the server's memory limit: what is full is emptied by acks.
 
 local TOKEN = 20
-local lost = {}
+local lost, published_joins = {}, {}
+local ended = {} -- queue -> rows and tokens of what is done there
 
 local function finish(queue, rows)
   local ordered = call('EXISTS', queue .. ':lanes') == 1
@@ -29,6 +33,15 @@ local function finish(queue, rows)
   for i, element in ipairs(elements or {}) do
     local lane = lane_of(element)
     if lane then quit(queue, lane, rows[i]) end
+  end
+end
+
+local function finish_ended()
+  for queue, tokens in pairs(ended) do
+    local rows = {}
+    for i, token in ipairs(tokens) do rows[i] = row_of(token) end
+    count('ZREM', queue .. ':leases', tokens)
+    finish(queue, rows)
   end
 end
 
@@ -54,8 +67,8 @@ local function settle(outcome)
     lost[#lost + 1] = token
     return false
   end
-  call('ZREM', queue .. ':leases', token)
   if action == 'retry' or action == 'release' then
+    call('ZREM', queue .. ':leases', token)
     if action == 'retry' then
       call('HINCRBY', queue .. ':tries', row, 1)
       if failures then call('HSET', queue .. ':failures', row, failures) end
@@ -69,24 +82,42 @@ local function settle(outcome)
     local attempt = tonumber(call('HGET', queue .. ':tries', row) or 0) + 1
     bury(letter, queue, call('HGET', queue .. ':held', row), attempt)
   end
-  finish(queue, {row})
+  ended[queue] = ended[queue] or {}
+  table.insert(ended[queue], token)
   return true
+end
+
+local function emit(parts)
+  for i = 1, #parts, 2 do fan_out(parts[i], parts[i + 1]) end
+end
+
+local function misplaced_in(parts)
+  for i = 1, #parts, 2 do
+    local wrong = misplaced(parts[i][4])
+    if wrong then return wrong end
+  end
 end
 
 if request[2] and stale(request[2]) then return redis.error_reply('STALE the routes have changed') end
 for _, outcome in ipairs(request[4]) do
-  for i = 1, #outcome[8], 2 do
-    local wrong = misplaced(outcome[8][i][4])
-    if wrong then return wrong end
-  end
+  local wrong = misplaced_in(outcome[8])
+  for _, joining in ipairs(outcome[9]) do wrong = wrong or misplaced_in(joining[7]) end
+  if wrong then return wrong end
 end
 for i = 1, #request[3], 2 do
   ack(request[3][i], request[3][i + 1])
 end
 for _, outcome in ipairs(request[4]) do
   if settle(outcome) then
-    local emits = outcome[8]
-    for i = 1, #emits, 2 do fan_out(emits[i], emits[i + 1]) end
+    emit(outcome[8])
+    for _, joining in ipairs(outcome[9]) do
+      if make(joining) then
+        emit(joining[7])
+        if joining[8] then published_joins[#published_joins + 1] = joining[8] end
+      end
+    end
   end
 end
-return lost
+finish_ended()
+done_writing()
+return {lost, published_joins}

@@ -14,4 +14,5 @@ local done = {}
 for i = 2, #request do
   done[#done + 1] = write(request[i]) and 1 or 0
 end
+done_writing()
 return done

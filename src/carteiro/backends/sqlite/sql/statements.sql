@@ -269,16 +269,41 @@ SELECT key, value, version FROM store
 WHERE key >= :prefix AND substr(key, 1, length(:prefix)) = :prefix AND (expires_at IS NULL OR expires_at > :now)
 ORDER BY key
 
--- name: store_version
-SELECT version FROM store WHERE key = ? AND (expires_at IS NULL OR expires_at > ?)
-
 -- name: store_put
-INSERT INTO store (key, value, version, expires_at) VALUES (:key, :value, :version, :expires_at)
+INSERT INTO store (key, value, version, expires_at)
+SELECT value ->> 1, coalesce(substr(:values, (value ->> 0) >> 31, (value ->> 0) & 2147483647), x''), value ->> 2,
+    value ->> 3
+FROM json_each(:rows) WHERE true
 ON CONFLICT (key) DO UPDATE
 SET value = excluded.value, version = excluded.version, expires_at = excluded.expires_at
 
 -- name: store_delete
-DELETE FROM store WHERE key = ?
+DELETE FROM store WHERE key IN (SELECT value FROM json_each(?))
+
+-- name: store_versions
+SELECT json_group_array(json_array(key, version)) FROM store
+WHERE key IN (SELECT value FROM json_each(?)) AND (expires_at IS NULL OR expires_at > ?)
+
+-- name: joins
+SELECT coalesce((SELECT max(id) FROM joins), 0),
+    json_group_array(json_array(key, id, size, json(completed), coalesce(expires_at <= :now, 0)))
+FROM joins WHERE key IN (SELECT value FROM json_each(:keys))
+
+-- name: members_there
+SELECT json_group_array(wanted.key)
+FROM json_each(?) AS wanted CROSS JOIN members ON joined = wanted.value ->> 0 AND member = wanted.value ->> 1
+
+-- name: add_members
+INSERT INTO members (joined, member) SELECT value ->> 0, value ->> 1 FROM json_each(?)
+
+-- name: remove_members
+DELETE FROM members WHERE joined IN (SELECT value FROM json_each(?))
+
+-- name: put_joins
+INSERT INTO joins (id, key, size, completed, expires_at)
+SELECT value ->> 0, value ->> 1, value ->> 2, nullif(value -> 3, 'null'), value ->> 4 FROM json_each(?) WHERE true
+ON CONFLICT (id) DO UPDATE
+SET size = excluded.size, completed = excluded.completed, expires_at = excluded.expires_at
 
 -- name: renew_subscription
 UPDATE subscriptions SET expires_at = ? WHERE topic = ? AND group_name = ?
@@ -293,6 +318,7 @@ DELETE FROM consumers WHERE id = ?
 -- name: expired
 SELECT EXISTS (SELECT 1 FROM marks WHERE expires_at <= :now)
     OR EXISTS (SELECT 1 FROM store WHERE expires_at <= :now)
+    OR EXISTS (SELECT 1 FROM joins WHERE expires_at <= :now)
     OR EXISTS (SELECT 1 FROM log WHERE expires_at < :now)
     OR EXISTS (SELECT 1 FROM consumers WHERE expires_at <= :now)
     OR EXISTS (SELECT 1 FROM subscriptions WHERE expires_at <= :now)
@@ -302,6 +328,17 @@ DELETE FROM marks WHERE (topic, message_id) IN (SELECT topic, message_id FROM ma
 
 -- name: expire_store
 DELETE FROM store WHERE key IN (SELECT key FROM store WHERE expires_at <= ? LIMIT 5000)
+
+-- name: expire_members
+DELETE FROM members WHERE (joined, member) IN (
+    SELECT joined, member FROM joins JOIN members ON joined = joins.id WHERE joins.expires_at <= ? LIMIT 5000
+)
+
+-- name: expire_joins
+DELETE FROM joins WHERE id IN (
+    SELECT id FROM joins
+    WHERE expires_at <= ? AND NOT EXISTS (SELECT 1 FROM members WHERE joined = joins.id) LIMIT 5000
+)
 
 -- name: expire_log
 DELETE FROM log WHERE id IN (SELECT id FROM log WHERE expires_at < ? LIMIT 5000)
