@@ -15,11 +15,18 @@ from carteiro.errors import (
     InvalidHandler,
     InvalidTopic,
     NoHandler,
+    NoResult,
     NotConnected,
     Reject,
     RequestFailed,
     RequestTimeout,
+    ResultTimeout,
+    ResultTooLarge,
     RetryLater,
+    SoftTimeout,
+    TaskCancelled,
+    TaskExpired,
+    TaskFailed,
     Unencodable,
     UnknownBackend,
     Unroutable,
@@ -32,9 +39,16 @@ from carteiro.message import Message, Outgoing
 from carteiro.policies.batch import Batch
 from carteiro.policies.breaker import Breaker
 from carteiro.policies.idempotency import Idempotency
+from carteiro.policies.limit import Limit
 from carteiro.policies.reprocess import Reprocess
 from carteiro.policies.retry import Retry, constant, exponential
 from carteiro.router import Router
+from carteiro.tasks.canvas import Signature, chain, chord, chunks, group
+from carteiro.tasks.progress import set_progress
+from carteiro.tasks.result import RunResult, TaskResult
+from carteiro.tasks.steps import EventTimeout, step, wait_for
+from carteiro.tasks.task import Task
+from carteiro.tasks.unique import Unique
 
 __version__ = "0.1.0"
 
@@ -52,6 +66,7 @@ __all__ = [
     "ConfigurationError",
     "Depends",
     "Emit",
+    "EventTimeout",
     "HandlerFailed",
     "HandlerTimeout",
     "Header",
@@ -59,9 +74,11 @@ __all__ = [
     "InvalidBody",
     "InvalidHandler",
     "InvalidTopic",
+    "Limit",
     "Logger",
     "Message",
     "NoHandler",
+    "NoResult",
     "NotConnected",
     "Outgoing",
     "Path",
@@ -69,15 +86,33 @@ __all__ = [
     "Reprocess",
     "RequestFailed",
     "RequestTimeout",
+    "ResultTimeout",
+    "ResultTooLarge",
     "Retry",
     "RetryLater",
     "Router",
+    "RunResult",
+    "Signature",
+    "SoftTimeout",
+    "Task",
+    "TaskCancelled",
+    "TaskExpired",
+    "TaskFailed",
+    "TaskResult",
     "Topic",
     "Unencodable",
+    "Unique",
     "UnknownBackend",
     "Unroutable",
     "UnsupportedFeature",
     "WorkerLost",
+    "chain",
+    "chord",
+    "chunks",
     "constant",
     "exponential",
+    "group",
+    "set_progress",
+    "step",
+    "wait_for",
 ]

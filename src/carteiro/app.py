@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -32,13 +33,18 @@ from carteiro.life import Life
 from carteiro.message import Retention, Subscription, new_id
 from carteiro.policies.breaker import DEFAULT_BREAKER, Breaker
 from carteiro.policies.retry import Retry
-from carteiro.ports.broker import Backend
+from carteiro.ports.broker import Backend, Broker
 from carteiro.ports.clock import SYSTEM_CLOCK, Clock
 from carteiro.ports.registry import open_backend
 from carteiro.ports.store import Store
 from carteiro.publishing import Publishing
 from carteiro.queues import closed, filled, not_consumed
 from carteiro.router import Subscriber
+from carteiro.tasking import follow_found, subscribers_of
+from carteiro.tasks.attempt import Kept
+from carteiro.tasks.bench import Bench
+from carteiro.tasks.floor import Floor
+from carteiro.tasks.queues import Found, topics_of, waits_group, write_down
 from carteiro.topics import matches
 
 log = logging.getLogger("carteiro.app")
@@ -59,7 +65,8 @@ class Carteiro(Publishing):
     keeps what is published meanwhile in a file, by default `./NAME-outbox.db`, and forwards it when the broker is back.
     Times are seconds, timedeltas or text such as `"30s"`. `store` is the URL of what keeps state for all handlers, in
     place of the brokers' own stores; a broker that has none uses that of another of the app's, or else the embedded
-    one. `codec` is how bodies are written: `"json"` or `"msgpack"`; both are read. `lifespan`, an async context manager
+    one. `codec` is how bodies are written: `"json"` or `"msgpack"`; both are read. `result_ttl` is how long the results
+    of tasks are kept, `result_size` how many bytes one may have. `lifespan`, an async context manager
     that takes the app, holds what the handlers need while they run, such as a pool of connections.
     """
 
@@ -78,6 +85,8 @@ class Carteiro(Publishing):
         breaker: Breaker | None = DEFAULT_BREAKER,
         outbox: bool | str | os.PathLike[str] = False,
         codec: Codec = "json",
+        result_ttl: Duration = "1d",
+        result_size: int = 1_048_576,
         middleware: Sequence[ConsumeMiddleware] = (),
         publish_middleware: Sequence[PublishMiddleware] = (),
         lifespan: Callable[[Carteiro], AbstractAsyncContextManager[object]] | None = None,
@@ -93,6 +102,7 @@ class Carteiro(Publishing):
             clock=clock,
             codec=codec,
             dedupe=seconds(dedupe),
+            lease=seconds(lease),
             connect=self._connect,
         )
         self.overrides: dict[Callable[..., Any], Callable[..., Any]] = {}
@@ -101,6 +111,9 @@ class Carteiro(Publishing):
         self._retry = retry or Retry()
         self._lease = seconds(lease)
         self._grace = seconds(grace)
+        self._kept = Kept(seconds(result_ttl), result_size)
+        self._found = Found()
+        """The task queues and events that its workers have taken up, and its code does not name."""
         self._publish_timeout = seconds(publish_timeout)
         self._breaker = breaker
         self._outbox: str | None = None
@@ -186,7 +199,8 @@ class Carteiro(Publishing):
     def run(self, *, only: Sequence[str] = (), concurrency: int | None = None) -> Coroutine[Any, Any, None]:
         """Handle messages until it is cancelled or `stop` is called; a second cancel skips the grace.
 
-        `only` limits it to these groups or topics; `concurrency` is for subscribers that have none of their own.
+        `only` limits it to these groups, topics or task queues; `concurrency` is for subscribers that have none of
+        their own.
         """
         return self._run(only, concurrency, self._stops)  # a stop from here on is meant for it, though it has not begun
 
@@ -196,7 +210,8 @@ class Carteiro(Publishing):
                 builder, crew = await self._build(only, concurrency)
                 try:
                     await builder.start()
-                    await self._work(crew, stops_before)
+                    async with self._growing(builder, crew, only):
+                        await self._work(crew, stops_before)
                 finally:
                     await builder.close()
 
@@ -292,6 +307,14 @@ class Carteiro(Publishing):
         """The backend of one of its brokers, not yet connected."""
         return self._brokers.open(broker, self.clock)
 
+    def open_for_tasks(self) -> tuple[Broker, Store]:
+        """The broker by which its tasks go, and the store that knows of them; neither is connected yet."""
+        backends = {name: self.open_backend(name) for name in self._brokers}
+        given = None if self._store is None else self._open_store(self._store)
+        store = stores(backends, given, lambda: self._open_store(EMBEDDED))[DEFAULT]
+        assert store is not None
+        return backends[DEFAULT].broker, store
+
     def _declared(self) -> dict[str, dict[Subscription, list[Subscriber]]]:
         """By broker; with the broker of everything said, and what the file of queues says."""
         for function in self._stray_publishers():
@@ -301,7 +324,10 @@ class Carteiro(Publishing):
             )
         for topic, broker in self._homes.items():
             self._brokers.check(broker, f"topic(`{topic}`) of app `{self.name}`")
-        subscribers: Sequence[Subscriber] = self._publishing()
+        subscribers: Sequence[Subscriber] = [
+            *self._publishing(),
+            *subscribers_of(self.name, self.tasks, self._task_concurrency, self._found),
+        ]
         if self._queues is not None:
             subscribers = filled(subscribers, self._queues)
         placed = [self._placed(subscriber) for subscriber in subscribers]
@@ -379,13 +405,14 @@ class Carteiro(Publishing):
         connections = self._connected()
         brokers = {name: connection.broker for name, connection in connections.items()}
         features = {name: broker.features for name, broker in brokers.items()}
-        chosen = {name: _only(found, only) for name, found in self._declared().items()}
+        wanted = topics_of(self.name, self.tasks.queues, only)
+        chosen = {name: _only(found, wanted) for name, found in self._declared().items()}
         if not any(chosen.values()):
             among = f" among {', '.join(only)}" if only else ""
             raise ConfigurationError(f"app `{self.name}` has no subscribers{among}: there is nothing to run")
         if self._queues is not None:
             chosen = self._consumed(chosen, self._queues)
-        builder = Builder(self._defaults(concurrency), self.overrides)
+        builder = Builder(self._defaults(concurrency), self.overrides, self._floor())
         routes: dict[str, list[Route]] = {}
         for name, found in chosen.items():
             if found:
@@ -395,13 +422,12 @@ class Carteiro(Publishing):
             await brokers[name].declare([subscription for subscription in chosen[name] if subscription.ephemeral])
         if not routes:
             return builder, IdleCrew()
+        return builder, Crew({name: self._worker(name, some) for name, some in routes.items()})
+
+    def _worker(self, broker: str, routes: Sequence[Route]) -> Worker:
+        connections = self._connected()
         forward = {name: connection.publisher.forward for name, connection in connections.items()}
-        return builder, Crew(
-            {
-                name: Worker(name, brokers[name], some, self._around(connections[name]), forward)
-                for name, some in routes.items()
-            }
-        )
+        return Worker(broker, connections[broker].broker, routes, self._around(connections[broker]), forward)
 
     def _consumed(
         self, chosen: Mapping[str, Mapping[Subscription, list[Subscriber]]], queues: Queues
@@ -414,6 +440,57 @@ class Carteiro(Publishing):
             name: {subscription: sharing for subscription, sharing in found.items() if sharing[0].consumes}
             for name, found in chosen.items()
         }
+
+    def _floor(self) -> Floor | None:
+        """What runs the tasks, if there are any."""
+        if not self.tasks.tasks:
+            return None
+        connection = self.connection
+        assert connection.store is not None
+        worker = f"{socket.gethostname()}:{os.getpid()}"
+        apart = connection.store is not connection.broker.store
+        bench = Bench(self.name, connection.store, self.clock, worker, apart=apart, listen=self._listen)
+        return Floor(self.name, bench, self._kept, self._lease)
+
+    async def _listen(self, topic: str) -> None:
+        """Hear of the events of a topic that a task waits for."""
+        _, events = self._known_to_tasks()
+        connection = self.connection
+        if topic not in events and connection.store is not None:
+            await connection.broker.declare([Subscription(topic, waits_group(self.name), lease=self._lease)])
+            await write_down(connection.store, self.name, event=topic)
+
+    @contextlib.asynccontextmanager
+    async def _growing(self, builder: Builder, crew: Crew, only: Sequence[str]) -> AsyncIterator[None]:
+        """Take up the task queues and events that are found meanwhile; not so a worker that is for some groups only."""
+        store = self.connection.store
+        if not self.tasks.tasks or only or store is None:
+            yield
+            return
+
+        async def take_up(new: Found) -> None:
+            some = subscribers_of(self.name, self.tasks, self._task_concurrency, new, declared=False)
+            found = subscriptions([self._placed(one) for one in some], self._defaults(None))
+            await self.connection.broker.declare(list(found))
+            routes = [builder.route(subscription, sharing) for subscription, sharing in found.items()]
+            await builder.start()
+            self._found = Found((*self._found.queues, *new.queues), (*self._found.events, *new.events))
+            crew.add(f"{DEFAULT}+{len(crew.workers)}", self._worker(DEFAULT, routes))
+            log.info("%s takes up %s", self.name, ", ".join((*new.queues, *new.events)))
+
+        following = asyncio.create_task(
+            follow_found(self.name, store, self.clock, self._known_to_tasks, take_up), name="carteiro task queues"
+        )
+        try:
+            yield
+        finally:
+            following.cancel()
+            await asyncio.wait([following])
+
+    def _known_to_tasks(self) -> tuple[Iterable[str], Iterable[str]]:
+        """The task queues and the events that its workers take up already."""
+        events = (event for task in self.tasks.tasks.values() for event in task.options.waits_for)
+        return {*self.tasks.queues, *self._found.queues}, {*events, *self._found.events}
 
     def _around(self, connection: Connection) -> Surroundings:
         return Surroundings(

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from carteiro.engine.routes import ConsumeMiddleware, Handler, Route
+from carteiro.engine.routes import ConsumeMiddleware, Handler, MakeAttempts, Route
 from carteiro.errors import ConfigurationError, UnsupportedFeature
 from carteiro.handlers.plan import BatchPlan, Plan, compile_batch_plan, compile_plan
 from carteiro.handlers.running import CallSync
@@ -15,12 +15,14 @@ from carteiro.message import Native, Subscription
 from carteiro.policies.retry import Retry
 from carteiro.ports.features import Capability, Features
 from carteiro.ports.native import check_system
-from carteiro.router import OwnGroup, RunsIn, Subscriber
+from carteiro.router import OwnGroup, Subscriber
+from carteiro.tasks.declaring import RunsIn
 from carteiro.topics import is_pattern, wildcard
 
 if TYPE_CHECKING:
     from carteiro.engine.processes import ProcessRunner
     from carteiro.engine.threads import ThreadRunner
+    from carteiro.tasks.floor import Floor
 
 Overrides = Mapping[Callable[..., Any], Callable[..., Any]]
 
@@ -74,7 +76,10 @@ def check_features(
 def needs_store(declared: Mapping[str, Mapping[Subscription, Sequence[Subscriber]]]) -> bool:
     """Whether any subscriber needs state that is kept."""
     return any(
-        subscriber.idempotency is not None or subscriber.rate is not None or subscriber.reprocess is not None
+        subscriber.idempotency is not None
+        or subscriber.rate is not None
+        or subscriber.reprocess is not None
+        or subscriber.task is not None
         for subscribers in declared.values()
         for sharing in subscribers.values()
         for subscriber in sharing
@@ -109,23 +114,30 @@ def _check_system(native: Native | None, broker: str, features: Mapping[str, Fea
 
 
 class Builder:
-    """Compiles the routes of one worker, and owns the pools in which its sync handlers run."""
+    """Compiles the routes of one worker, and owns the pools in which its sync handlers run.
 
-    def __init__(self, defaults: Defaults, overrides: Overrides) -> None:
+    `floor` is what runs the app's tasks, if it has any.
+    """
+
+    def __init__(self, defaults: Defaults, overrides: Overrides, floor: Floor | None) -> None:
         self._defaults = defaults
         self._overrides = overrides
-        self._threads: list[ThreadRunner] = []
-        self._processes: list[tuple[ProcessRunner, Callable[..., Any]]] = []
+        self._floor = floor
+        self._pools: dict[tuple[Subscription | None, RunsIn], ThreadRunner | ProcessRunner] = {}
+        """By whose it is (None: that of all tasks), and of what kind."""
+        self._processes: dict[ProcessRunner, Callable[..., Any]] = {}
+        """Those that are not started yet, with a function that each is to have at hand."""
+        self._plans: dict[Callable[..., Any], Plan] = {}
+        """Those of tasks, which are the same on each queue."""
 
     def route(self, subscription: Subscription, sharing: Sequence[Subscriber]) -> Route:
         first = sharing[0]
-        runs_in = first.runs_in or _natural(first.function)
-        concurrency = first.concurrency or self._concurrency(runs_in, first)
-        call_sync = self._pool(runs_in, concurrency, first)
+        concurrency = first.concurrency or max(self._concurrency(_runs_in(one), one) for one in sharing)
         return Route(
             subscription=subscription,
-            handlers=tuple(self._handler(subscriber, call_sync, runs_in) for subscriber in sharing),
-            concurrency=concurrency,
+            handlers=tuple(self._handler(subscriber, subscription, concurrency) for subscriber in sharing),
+            # Of each level of a task queue one more waits for a seat: else a lower one would take what it leaves free.
+            concurrency=concurrency if first.task is None else concurrency + 1,
             prefetch=first.prefetch,
             rate=first.rate,
             batch=first.batch,
@@ -135,28 +147,26 @@ class Builder:
 
     async def start(self) -> None:
         """Have what runs in processes ready; raises InvalidHandler for what cannot run there."""
-        for runner, function in self._processes:
+        if self._floor is not None:
+            self._floor.bench.start()
+        while self._processes:
+            runner, function = self._processes.popitem()
             await runner.start(function)
 
     async def close(self) -> None:
-        for threads in self._threads:
-            await threads.close()
-        for processes, _ in self._processes:
-            await processes.close()
+        for pool in self._pools.values():
+            await pool.close()
+        if self._floor is not None:
+            await self._floor.close()
 
-    def _handler(self, subscriber: Subscriber, call_sync: CallSync | None, runs_in: RunsIn) -> Handler:
-        plan: Plan | BatchPlan
-        compiled = compile_plan if subscriber.batch is None else compile_batch_plan
-        plan = compiled(
-            subscriber.function,
-            topic=subscriber.topic,
-            overrides=self._overrides,
-            call_sync=call_sync,
-            whole_thread=runs_in == "thread",
-            localns=subscriber.localns,
-        )
+    def _handler(self, subscriber: Subscriber, subscription: Subscription, concurrency: int) -> Handler:
+        attempts: MakeAttempts | None = None
+        if subscriber.task is not None or subscriber.is_event:
+            assert self._floor is not None
+            attempts = self._floor.attempts(subscriber.task, concurrency)
         return Handler(
-            plan=plan,
+            attempts=attempts,
+            plan=self._plan(subscriber, subscription, concurrency),
             type=subscriber.type,
             publishes=subscriber.publishes,
             retry=subscriber.retry or self._defaults.retry,
@@ -165,24 +175,53 @@ class Builder:
             middleware=(*self._defaults.middleware, *subscriber.middleware),
         )
 
-    def _pool(self, runs_in: RunsIn, size: int, subscriber: Subscriber) -> CallSync | None:
-        """What its sync function runs in, of its own; the modules are loaded where they are used."""
+    def _plan(self, subscriber: Subscriber, subscription: Subscription, concurrency: int) -> Plan | BatchPlan:
+        function, task = subscriber.function, subscriber.task
+        if task is not None and function in self._plans:
+            return self._plans[function]
+        call_sync = self._pool(subscription, concurrency, subscriber)
+        whole_thread = _runs_in(subscriber) == "thread"
+        if subscriber.batch is not None:
+            return compile_batch_plan(
+                function, topic=subscriber.topic, overrides=self._overrides, call_sync=call_sync,
+                whole_thread=whole_thread, localns=subscriber.localns,
+            )  # fmt: skip
+        plan = compile_plan(
+            function, topic=subscriber.topic, overrides=self._overrides, call_sync=call_sync,
+            whole_thread=whole_thread, localns=subscriber.localns, by_name=task is not None, remote=task,
+        )  # fmt: skip
+        if task is not None:
+            self._plans[function] = plan
+        return plan
+
+    def _pool(self, subscription: Subscription, size: int, subscriber: Subscriber) -> CallSync | None:
+        """What its sync function runs in; the modules are loaded where they are used.
+
+        A pool is a subscription's own, so that none starves another; tasks, which share their queues, share theirs too.
+        """
+        runs_in = _runs_in(subscriber)
         if runs_in == "loop":
             return None
         if _is_async(subscriber.function):
             raise ConfigurationError(
                 f'{subscriber} is async: it runs on the loop, runs_in="{runs_in}" is for plain functions'
             )
+        place = (subscription if subscriber.task is None else None, runs_in)
+        if place in self._pools:
+            return self._pools[place]
+        name = subscriber.name if subscriber.task is None else "tasks"
         if runs_in == "thread":
             from carteiro.engine.threads import ThreadRunner
 
-            self._threads.append(ThreadRunner(size, subscriber.name))
-            return self._threads[-1]
+            self._pools[place] = threads = ThreadRunner(size, name)
+            return threads
         from carteiro.engine.processes import ProcessRunner
 
-        runner = ProcessRunner(size, subscriber.name)
-        self._processes.append((runner, subscriber.function))
-        return runner
+        if subscriber.task is not None:
+            size = min(size, os.cpu_count() or 1)
+        self._pools[place] = processes = ProcessRunner(size, name)
+        self._processes[processes] = subscriber.task or subscriber.function
+        return processes
 
     def _concurrency(self, runs_in: RunsIn, subscriber: Subscriber) -> int:
         if runs_in == "process":
@@ -220,8 +259,7 @@ def _subscription(subscriber: Subscriber, number: int, defaults: Defaults) -> Su
 
 
 _SHARED = (
-    "source", "concurrency", "prefetch", "rate", "batch", "ordered", "runs_in", "start", "lease", "dead_letters",
-    "reprocess",
+    "source", "concurrency", "prefetch", "rate", "batch", "ordered", "start", "lease", "dead_letters", "reprocess",
 )  # fmt: skip
 
 
@@ -259,9 +297,9 @@ def _needs(subscription: Subscription, subscriber: Subscriber) -> list[Capabilit
     return [capability for capability, needed in needs.items() if needed]
 
 
+def _runs_in(subscriber: Subscriber) -> RunsIn:
+    return subscriber.runs_in or ("loop" if _is_async(subscriber.function) else "thread")
+
+
 def _is_async(function: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
-
-
-def _natural(function: Callable[..., Any]) -> RunsIn:
-    return "loop" if _is_async(function) else "thread"

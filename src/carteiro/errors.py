@@ -105,6 +105,37 @@ class WorkerLost(CarteiroError):
     """An attempt whose worker died, or lost its lease, before it ended."""
 
 
+# -- tasks ---------------------------------------------------------------------------------------------------------
+
+
+class TaskFailed(CarteiroError):
+    """A task failed for good with an error that cannot be raised here as it was; the text is the original's."""
+
+
+class TaskCancelled(CarteiroError):
+    """A task, or the run that it belongs to, was cancelled: it has no result and will have none."""
+
+
+class TaskExpired(CarteiroError):
+    """A task that had not begun when its `expires` was over."""
+
+
+class ResultTimeout(CarteiroError, TimeoutError):
+    """There was no result in time. The task may still end."""
+
+
+class NoResult(CarteiroError):
+    """The result of a task that keeps none (`result=False`), or whose result has expired."""
+
+
+class ResultTooLarge(CarteiroError):
+    """What a task returned is larger than the app's `result_size`; the text says where it should go instead."""
+
+
+class SoftTimeout(CarteiroError, TimeoutError):
+    """Raised within a task after its `soft_timeout`: it can still end in good order before its `timeout`."""
+
+
 # -- what a handler raises to steer its delivery -------------------------------------------------------------------
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from carteiro.brokers import DEFAULT, Brokers
 from carteiro.connection import Connection, Connections
@@ -18,13 +18,18 @@ from carteiro.ports.clock import Clock
 from carteiro.ports.native import named
 from carteiro.router import Router
 from carteiro.sync import SyncBridge
+from carteiro.tasking import TaskOffice
+from carteiro.tasks.desk import Desk
+from carteiro.tasks.task import Task
 from carteiro.topics import DLQ_PREFIX
+
+T = TypeVar("T")
 
 
 class Publishing(Router):
     """An app as publishers use it. Whoever has its life in hand sets `_connections` while it is connected.
 
-    `connect` opens connections of their own for code without an event loop; `dedupe` is in seconds.
+    `connect` opens connections of their own for code without an event loop; `dedupe` and `lease` are in seconds.
     """
 
     def __init__(
@@ -35,6 +40,7 @@ class Publishing(Router):
         clock: Clock,
         codec: Codec,
         dedupe: float,
+        lease: float,
         connect: Callable[[], Awaitable[Connections]],
     ) -> None:
         super().__init__()
@@ -47,6 +53,8 @@ class Publishing(Router):
         self._closed: Mapping[str, str] = {}
         """The topics that nothing may be published to, and what to say to who tries."""
         self._sync = SyncBridge(connect)
+        self.tasks = Desk(TaskOffice(self, dedupe=dedupe, lease=lease))
+        """Its tasks by name, and whatever is asked of tasks from outside of a worker."""
 
     async def publish(
         self,
@@ -146,6 +154,10 @@ class Publishing(Router):
         message = self.outgoing(topic, value, expires=timeout, **options)
         reply = self._sync.call(lambda connections: connections.of(message).request(message, seconds(timeout)))
         return decoder(returns)(reply)
+
+    def call_sync(self, work: Callable[[Connections], Awaitable[T]]) -> T:
+        """Await this on the app's connections, from code that has no event loop."""
+        return self._sync.call(work)
 
     def outgoing(
         self,
@@ -256,6 +268,14 @@ class Publishing(Router):
         if self._closed and isinstance(topic, str) and topic in self._closed:
             raise ConfigurationError(self._closed[topic])
         return self.broker_of(topic, broker)
+
+    def _take_task(self, task: Task[..., Any, Any]) -> None:
+        super()._take_task(task)
+        self.tasks.add(task)
+
+    def _take_queue(self, name: str, concurrency: int) -> None:
+        super()._take_queue(name, concurrency)
+        self.tasks.add_queue(name)
 
     def _connected(self) -> Connections:
         if self._connections is None:

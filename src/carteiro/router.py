@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypeVar, overload
 
 import msgspec
 
@@ -16,15 +16,23 @@ from carteiro.handlers.signature import caller_locals
 from carteiro.message import Native, Retention
 from carteiro.policies.batch import Batch
 from carteiro.policies.idempotency import Idempotency
+from carteiro.policies.limit import Limit
 from carteiro.policies.rate import Rate
 from carteiro.policies.reprocess import Reprocess
 from carteiro.policies.retry import Retry
 from carteiro.ports.native import named
+from carteiro.tasks.canvas import Priority
+from carteiro.tasks.declaring import MakeTask, RunsIn, declared
+from carteiro.tasks.task import Task
 from carteiro.topics import check_pattern, check_topic
 
-F = TypeVar("F", bound=Callable[..., Any])
+if TYPE_CHECKING:
+    from carteiro.tasks.unique import Unique
 
-RunsIn = Literal["loop", "thread", "process"]
+F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+T = TypeVar("T")
+
 Start = Literal["earliest", "latest"] | datetime
 
 
@@ -66,6 +74,10 @@ class Subscriber(msgspec.Struct, frozen=True, eq=False):
     reprocess: Reprocess | None = None
     consumes: bool = True
     """Whether this service runs it; else its group is declared, and others handle what it gets."""
+    task: Task[..., Any, Any] | None = None
+    """What it is the handler of, on one topic of a task queue."""
+    is_event: bool = False
+    """Whether it takes up the tasks that wait for the messages of its topic."""
 
     @property
     def name(self) -> str:
@@ -93,6 +105,9 @@ class Router:
         """The topics of which it is said on which broker they live, and its name."""
         self._retentions: dict[tuple[str, str | None], Retention] = {}
         """By topic and broker; without a broker, it is for the one on which the topic lives."""
+        self._tasks: list[Task[..., Any, Any]] = []
+        self._task_concurrency: dict[str, int] = {}
+        """By queue."""
 
     def subscriber(
         self,
@@ -213,6 +228,61 @@ class Router:
 
         return declare
 
+    @overload
+    def task(self, function: Callable[P, Coroutine[Any, Any, T]], /) -> Task[P, Coroutine[Any, Any, T], T]: ...
+    @overload
+    def task(self, function: Callable[P, T], /) -> Task[P, T, T]: ...
+    @overload
+    def task(
+        self,
+        *,
+        name: str | None = None,
+        queue: str = "default",
+        retry: Retry | None = None,
+        timeout: Duration | None = None,
+        soft_timeout: Duration | None = None,
+        rate_limit: str | None = None,
+        limit: Limit | None = None,
+        result: bool = True,
+        result_ttl: Duration | None = None,
+        unique: bool | str | Unique = False,
+        priority: Priority = "normal",
+        expires: Duration | None = None,
+        runs_in: RunsIn | None = None,
+        waits_for: Sequence[str] = (),
+        middleware: Sequence[ConsumeMiddleware] = (),
+    ) -> MakeTask: ...
+
+    def task(self, *function: Any, **options: Any) -> Any:
+        """Make the decorated function a task: it is still the function it was, and can be called later, by a worker.
+
+        - `name`: the function's own by default; no two tasks of an app have the same. `queue`: where its calls wait,
+          shared with other tasks. `priority`: `"high"`, `"normal"` or `"low"` within it.
+        - `retry`: as of a subscriber. `timeout`: how long one attempt may run; `soft_timeout`: after which
+          `SoftTimeout` is raised within it, so that it can still end in good order (of async functions only).
+          `expires`: not begun any more so long after it was sent.
+        - `rate_limit`: `"100/m"` starts in the whole cluster. `limit`: `Limit(2, per=lambda a: a.user_id)` runs at most
+          two for each user at once.
+        - `result`: False keeps nothing, so that nobody can ask after it, wait for it or cancel it. `result_ttl`: how
+          long it is kept, by default the app's.
+        - `unique`: while one with the same arguments (or this key, or as `Unique(…)` says) waits or runs, another call
+          returns its handle.
+        - `runs_in`: `"loop"` (the default of async functions), `"thread"` (of others) or `"process"`.
+        - `waits_for`: topics of which it waits for events, so that they are heard of before the first call does.
+
+        Raises ConfigurationError for what cannot be.
+        """
+        if not function:
+            return lambda decorated: self._declare_task(decorated, caller_locals(decorated), options)
+        (decorated,) = function
+        return self._declare_task(decorated, caller_locals(decorated), options)
+
+    def task_queue(self, name: str, *, concurrency: int) -> None:
+        """Have workers take up this task queue, and run so many of its tasks at once in each process."""
+        if concurrency < 1:
+            raise ConfigurationError(f"concurrency={concurrency} of the task queue `{name}`: at least 1")
+        self._take_queue(name, concurrency)
+
     def topic(self, name: str, *, broker: str | None = None, retain: Duration | None = None) -> None:
         """Say of a topic on which broker it lives: there goes, and from there comes, what names it and no broker.
 
@@ -244,8 +314,25 @@ class Router:
             self._publishers[function] = (*self._publishers.get(function, ()), *moved)
         for topic, broker in router._homes.items():
             self._settle_on(before + topic, broker)
+        for task in router._tasks:
+            self._take_task(task)
+        for queue, concurrency in router._task_concurrency.items():
+            self._take_queue(queue, concurrency)
         for (topic, home), retention in router._retentions.items():
             self._retentions[before + topic, home] = Retention(before + topic, retention.seconds)
+
+    def _declare_task(
+        self, function: Callable[..., Any], localns: Mapping[str, Any] | None, options: Mapping[str, Any]
+    ) -> Task[..., Any, Any]:
+        task = declared(function, localns, self._middleware, **options)
+        self._take_task(task)
+        return task
+
+    def _take_task(self, task: Task[..., Any, Any]) -> None:
+        self._tasks.append(task)
+
+    def _take_queue(self, name: str, concurrency: int) -> None:
+        self._task_concurrency[name] = concurrency
 
     def _settle_on(self, topic: str, broker: str) -> None:
         if self._homes.setdefault(topic, broker) != broker:

@@ -13,7 +13,9 @@ class Crew:
     """Runs its workers as if they were one."""
 
     def __init__(self, workers: Mapping[str, Worker]) -> None:
-        self.workers = workers
+        self.workers = dict(workers)
+        self._running: set[asyncio.Task[None]] = set()
+        self._added = asyncio.Event()
 
     def start(self) -> None:
         for worker in self.workers.values():
@@ -21,8 +23,28 @@ class Crew:
 
     async def run_until_stopped(self) -> None:
         """Return after `request_stop`; raise what makes it impossible for any of them to go on."""
-        running = [worker.run_until_stopped() for worker in self.workers.values()]
-        await _side_by_side(running, until=asyncio.FIRST_COMPLETED)
+        self._running = {asyncio.ensure_future(worker.run_until_stopped()) for worker in self.workers.values()}
+        try:
+            while not any(task.done() for task in self._running):
+                self._added.clear()
+                added = asyncio.ensure_future(self._added.wait())
+                try:
+                    await asyncio.wait((*self._running, added), return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    added.cancel()
+        finally:
+            done = [task for task in self._running if task.done()]
+            for task in self._running:
+                task.cancel()
+        for task in done:
+            task.result()
+
+    def add(self, name: str, worker: Worker) -> None:
+        """Have a further worker, once they run."""
+        self.workers[name] = worker
+        worker.start()
+        self._running.add(asyncio.ensure_future(worker.run_until_stopped()))
+        self._added.set()
 
     def request_stop(self) -> None:
         """Have `run_until_stopped` return; when the stop is under way already, skip the grace."""
@@ -32,7 +54,7 @@ class Crew:
     async def stop(self, grace: float) -> None:
         """Stop all of them within about `grace` seconds; returns when all is settled and closed."""
         stopping = [worker.stop(grace) for worker in self.workers.values()]
-        await _side_by_side(stopping, until=asyncio.ALL_COMPLETED)
+        await _all(stopping)
 
     def hurry(self) -> None:
         """End the grace of a stop that is under way, or have none when it comes to that."""
@@ -40,14 +62,14 @@ class Crew:
             worker.hurry()
 
 
-async def _side_by_side(calls: Sequence[Coroutine[Any, Any, None]], until: str) -> None:
-    """Await the first or all of them, and cancel what is left; raises what one has died of."""
+async def _all(calls: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Await all of them; raises what one has died of."""
     if len(calls) == 1:  # most apps have one broker, and stop as many turns of the loop sooner
         await calls[0]
         return
     tasks = [asyncio.ensure_future(call) for call in calls]
     try:
-        done, _ = await asyncio.wait(tasks, return_when=until)
+        done, _ = await asyncio.wait(tasks)
     finally:
         for task in tasks:
             task.cancel()

@@ -7,7 +7,7 @@ that is met leaves its queue at once, so that what is kept is what runs.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from carteiro.errors import HandlerTimeout
@@ -16,14 +16,18 @@ from carteiro.ports.clock import Clock
 T = TypeVar("T")
 
 
-class _Deadline:
-    """What `task` does now ends at `due` (monotonic), or the task is cancelled and `expired` says why."""
+class Deadline:
+    """What `task` does now ends at `due` (monotonic), or the task is cancelled, `on_due` being called before."""
 
-    __slots__ = ("due", "expired", "task")
+    __slots__ = ("due", "expired", "on_due", "seconds", "task")
 
-    def __init__(self, task: asyncio.Task[object], due: float) -> None:
+    def __init__(
+        self, task: asyncio.Task[object], due: float, seconds: float, on_due: Callable[[], None] | None
+    ) -> None:
         self.task = task
         self.due = due
+        self.seconds = seconds
+        self.on_due = on_due
         self.expired = False
 
 
@@ -32,18 +36,13 @@ class Deadlines:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._by_length: dict[float, dict[_Deadline, None]] = {}
+        self._by_length: dict[float, dict[Deadline, None]] = {}
         self._timer: asyncio.Task[None] | None = None
         self._timer_due = 0.0
 
     async def limit(self, call: Awaitable[T], seconds: float) -> T:
         """Await `call` for at most `seconds`; raises HandlerTimeout."""
-        task = asyncio.current_task()
-        assert task is not None
-        deadline = _Deadline(task, self._clock.monotonic() + seconds)
-        running = self._by_length.setdefault(seconds, {})
-        running[deadline] = None
-        self._watch_until(deadline.due)
+        deadline = self.begin(seconds)
         try:
             return await call
         except asyncio.CancelledError:
@@ -51,9 +50,21 @@ class Deadlines:
                 raise HandlerTimeout(f"ran longer than its timeout of {seconds:g} s") from None
             raise
         finally:
-            running.pop(deadline, None)
+            self.end(deadline)
             if deadline.expired:
-                task.uncancel()
+                deadline.task.uncancel()
+
+    def begin(self, seconds: float, on_due: Callable[[], None] | None = None) -> Deadline:
+        """Have the current task cancelled in so many seconds unless `end` comes first; `on_due` is called before."""
+        task = asyncio.current_task()
+        assert task is not None
+        deadline = Deadline(task, self._clock.monotonic() + seconds, seconds, on_due)
+        self._by_length.setdefault(seconds, {})[deadline] = None
+        self._watch_until(deadline.due)
+        return deadline
+
+    def end(self, deadline: Deadline) -> None:
+        self._by_length[deadline.seconds].pop(deadline, None)
 
     def close(self) -> None:
         if self._timer is not None:
@@ -76,9 +87,11 @@ class Deadlines:
             earliest.expired = True
             for running in self._by_length.values():
                 running.pop(earliest, None)
+            if earliest.on_due is not None:
+                earliest.on_due()
             earliest.task.cancel()
         self._timer = None
 
-    def _earliest(self) -> _Deadline | None:
+    def _earliest(self) -> Deadline | None:
         heads = [next(iter(running)) for running in self._by_length.values() if running]
         return min(heads, key=lambda deadline: deadline.due, default=None)

@@ -76,6 +76,7 @@ class Endings:
         self.name = f"{handler.plan.name} ({handler.plan.place})"
         self.silent = not (handler.publishes or handler.plan.emits)
         """Whether nothing is ever published but replies."""
+        self.retry = handler.retry
         self._handler = handler
         self._subscription = subscription
         self._around = around
@@ -116,7 +117,7 @@ class Endings:
             assert task is not None
             task.uncancel()
             error = HandlerFailed("it was cancelled from within")
-        message, retry = delivery.message, self._handler.retry
+        message, retry = delivery.message, self.retry
         outcome = after_failure(delivery, error, retry, self._around.clock.time())
         if outcome.action is Action.RETRY:
             log.warning(

@@ -10,7 +10,17 @@ from typing import Final
 
 from carteiro.durations import seconds
 from carteiro.engine.replies import reply
-from carteiro.errors import InvalidBody, InvalidHandler, NoHandler, Reject, RetryLater, Unencodable, WorkerLost
+from carteiro.errors import (
+    InvalidBody,
+    InvalidHandler,
+    NoHandler,
+    NoResult,
+    Reject,
+    ResultTooLarge,
+    RetryLater,
+    Unencodable,
+    WorkerLost,
+)
 from carteiro.message import ERROR, REPLY_TO, Action, Delivery, Failure, Outcome
 from carteiro.policies.retry import Retry
 
@@ -20,7 +30,7 @@ FALLBACK: Final = 1.0
 """Seconds before a retry whose own delay is no length of time."""
 
 _OURS = str(Path(__file__).parent.parent)
-_HOPELESS = (InvalidBody, InvalidHandler, NoHandler, Reject, Unencodable)
+_HOPELESS = (InvalidBody, InvalidHandler, NoHandler, NoResult, Reject, ResultTooLarge, Unencodable)
 
 
 def describe(error: BaseException) -> str:

@@ -9,6 +9,7 @@ A handler that never waits is done after its first step, which is a plain call. 
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import types
 from collections.abc import Callable, Coroutine, Generator
@@ -22,7 +23,7 @@ BLOCKING: Final = 0.1
 class Pending:
     """A handler that waits for something: await `rest()` for its result."""
 
-    __slots__ = ("_blocked", "_coroutine", "_future", "_run")
+    __slots__ = ("_blocked", "_coroutine", "_future", "_run", "instead")
 
     def __init__(
         self,
@@ -35,6 +36,8 @@ class Pending:
         self._run = run
         self._future = future
         self._blocked = blocked
+        self.instead: BaseException | None = None
+        """What the handler gets in place of the next cancel."""
 
     @types.coroutine
     def rest(self) -> Generator[Any, Any, Any]:
@@ -46,6 +49,9 @@ class Pending:
                 step: Callable[[Any], Any] = self._coroutine.send
             except BaseException as error:  # thrown into the task: the handler decides what becomes of it
                 value, step = error, self._coroutine.throw
+                if self.instead is not None and isinstance(error, asyncio.CancelledError):
+                    value, self.instead = self.instead, None
+                    _forgive()
             started = perf_counter()
             try:
                 future = self._run(step, value)
@@ -76,3 +82,9 @@ def begin(coroutine: Coroutine[Any, Any, Any], blocked: Callable[[float], None])
     if held > BLOCKING:
         blocked(held)
     return Pending(coroutine, run, future, blocked)
+
+
+def _forgive() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.uncancel()

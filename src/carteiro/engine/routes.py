@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from carteiro.handlers.plan import BatchPlan, Plan
-from carteiro.message import Message, Native, Outgoing, Subscription
+from carteiro.message import Delivery, Message, Native, Outcome, Outgoing, Subscription
 from carteiro.policies.batch import Batch
 from carteiro.policies.idempotency import Idempotency
 from carteiro.policies.rate import Rate
 from carteiro.policies.reprocess import Reprocess
 from carteiro.policies.retry import Retry
+
+if TYPE_CHECKING:
+    from carteiro.engine.endings import Surroundings
 
 ConsumeMiddleware = Callable[[Message, Callable[[Message], Awaitable[Any]]], Awaitable[Any]]
 """`async (message, call_next)`: what it returns is what the handler is taken to have returned."""
@@ -43,6 +46,11 @@ class Handler(msgspec.Struct, frozen=True, eq=False):
     timeout: float | None
     idempotency: Idempotency | None
     middleware: tuple[ConsumeMiddleware, ...]
+    attempts: MakeAttempts | None = None
+    """What makes its attempts in place of the engine's own: the tasks'."""
+
+
+MakeAttempts = Callable[[Handler, Subscription, "Surroundings"], Callable[[Delivery], Awaitable[Outcome]]]
 
 
 class Route(msgspec.Struct, frozen=True, eq=False):

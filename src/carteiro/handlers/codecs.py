@@ -303,7 +303,8 @@ def fields_type(fields: Mapping[str, tuple[Any, bool]]) -> Any:
     A TypedDict, since it may have any field names, which a pydantic model may not, and both libraries know it.
     """
     make: Any = typing.TypedDict
-    if any(wants_pydantic(annotation) for annotation, _ in fields.values()):
+    pydantics = any(wants_pydantic(annotation) for annotation, _ in fields.values())
+    if pydantics:
         import typing_extensions  # pydantic takes the standard library's only from Python 3.12 on
 
         make = typing_extensions.TypedDict
@@ -311,4 +312,7 @@ def fields_type(fields: Mapping[str, tuple[Any, bool]]) -> Any:
         name: typing.Required[annotation] if required else typing.NotRequired[annotation]
         for name, (annotation, required) in fields.items()
     }
-    return make("body", wrapped)
+    body = make("body", wrapped)
+    if pydantics:
+        body.__pydantic_config__ = {"val_json_bytes": "base64"}  # as `encode` writes bytes that are within JSON
+    return body

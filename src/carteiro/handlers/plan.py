@@ -77,6 +77,8 @@ def compile_plan(
     call_sync: CallSync | None = None,
     whole_thread: bool = False,
     localns: Mapping[str, Any] | None = None,
+    by_name: bool = False,
+    remote: Function | None = None,
 ) -> Plan:
     """Compile `function` as a handler of the messages of `topic`, a name or a pattern.
 
@@ -84,11 +86,12 @@ def compile_plan(
     With `whole_thread`, `call_sync` is a pool of threads: where nothing is async, decoding, dependencies and handler
     share one hop, so that a session lives in one thread. Without, it is a pool of processes: only the function and its
     arguments go there, and must be such as can be pickled. `localns` is for annotations that are strings (see
-    `caller_locals`). Raises InvalidHandler.
+    `caller_locals`). With `by_name` a lone parameter is a field of the body as several are. `remote` is what is called
+    in a process, where that is found under the function's name in place of it. Raises InvalidHandler.
     """
     sources = MessageSources(topic, name_of(function))
-    wiring = Wiring(sources, overrides or {}, localns)
-    call, run = _compile(function, wiring, sources, call_sync, whole_thread)
+    wiring = Wiring(sources, overrides or {}, localns, by_name)
+    call, run = _compile(function, wiring, sources, call_sync, whole_thread, remote)
     return Plan(
         name_of(function),
         place_of(function),
@@ -140,7 +143,12 @@ def _nothing(message: Message) -> None:
 
 
 def _compile(
-    function: Function, wiring: Wiring, sources: Sources, call_sync: CallSync | None, whole_thread: bool
+    function: Function,
+    wiring: Wiring,
+    sources: Sources,
+    call_sync: CallSync | None,
+    whole_thread: bool,
+    remote: Function | None = None,
 ) -> tuple[Call, Callable[[Any], Coroutine[Any, Any, Any]]]:
     where = f"handler {describe(function)}"
     if is_generator(function) or is_async_generator(function):
@@ -150,9 +158,10 @@ def _compile(
         raise InvalidHandler(f"{where} is async and cannot run in a process: make it a plain `def`")
     call = wiring.read(function, where)
     if call_sync is not None and in_process:
-        check_process(wiring, function, where)
+        there = remote or function
+        check_process(wiring, there, where)
         ready = prepare(call, wiring, function=arguments, carry=sources.portable)
-        return call, on_loop(ready, across(call_sync, function, where))
+        return call, on_loop(ready, across(call_sync, there, where))
     ready = prepare(call, wiring)
     if is_async(function):
         return call, on_loop(ready, as_it_is)

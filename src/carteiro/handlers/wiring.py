@@ -43,6 +43,8 @@ class Wiring:
     sources: Sources
     overrides: Mapping[Function, Function]
     localns: Mapping[str, Any] | None = None
+    by_name: bool = False
+    """Whether a lone parameter of the body is one of its fields, too."""
     given: list[Source] = field(default_factory=list)
     derived: list[Callable[[Slots], Any]] = field(default_factory=list)
     calls: list[tuple[Kind, Call]] = field(default_factory=list)
@@ -136,7 +138,8 @@ class Wiring:
     def _bodies(self, bodies: Sequence[Parameter], where: str, places: dict[str, Place]) -> Any:
         """Find places for what comes from the body; returns the body's type, None if nothing does."""
         body_type: Any = None
-        fields = [one for one in bodies if is_field(one, len(bodies))]
+        among = max(2, len(bodies)) if self.by_name else len(bodies)
+        fields = [one for one in bodies if is_field(one, among)]
         if fields:
             body_type, source, picks = self.sources.fields(fields, where)
             _, index = self._give(source)

@@ -18,6 +18,28 @@ Backoff = Callable[[int], float]
 Jitter = Literal["full", "equal"] | None
 
 
+class Exponential(msgspec.Struct, frozen=True):
+    """The backoff that `exponential` makes; times in seconds. As a value it can go with a message."""
+
+    base: float
+    factor: float
+    cap: float | None
+    jitter: Jitter
+
+    def __call__(self, failures: int) -> float:
+        try:
+            delay = self.base * self.factor ** (failures - 1)
+        except OverflowError:
+            delay = float("inf")
+        if self.cap is not None:
+            delay = min(self.cap, delay)
+        if self.jitter == "full":
+            return random.uniform(0, delay)
+        if self.jitter == "equal":
+            return random.uniform(delay / 2, delay)
+        return delay
+
+
 def exponential(
     base: float | timedelta = 1.0, *, factor: float = 2.0, cap: float | timedelta | None = None, jitter: Jitter = "full"
 ) -> Backoff:
@@ -26,29 +48,17 @@ def exponential(
     Jitter spreads retries that would arrive together: `"full"` picks between 0 and the delay, `"equal"` between half of
     it and all of it (Brooker, "Exponential Backoff And Jitter", 2015).
     """
-    first, most = seconds(base), float("inf") if cap is None else seconds(cap)
+    first = seconds(base)
     if first <= 0 or factor < 1:
         raise ConfigurationError(
             f"exponential({base}, factor={factor}): the base must be over 0, the factor at least 1"
         )
-
-    def backoff(failures: int) -> float:
-        try:
-            delay = min(most, first * factor ** (failures - 1))
-        except OverflowError:
-            delay = most
-        if jitter == "full":
-            return random.uniform(0, delay)
-        if jitter == "equal":
-            return random.uniform(delay / 2, delay)
-        return delay
-
-    return backoff
+    return Exponential(first, factor, None if cap is None else seconds(cap), jitter)
 
 
 def constant(delay: float | timedelta, *, jitter: Jitter = None) -> Backoff:
     """The same delay after each failure."""
-    return exponential(delay, factor=1.0, jitter=jitter) if seconds(delay) else lambda failures: 0.0
+    return Exponential(seconds(delay), 1.0, None, jitter)
 
 
 class Retry(msgspec.Struct, frozen=True):

@@ -1,0 +1,509 @@
+"""One attempt at a task: from a delivery to its outcome.
+
+Before it runs, the store is asked what is known of the task: one that is over is acked and not run, whether it was
+cancelled, or its run has failed, or this is a copy of what has ended. When it ends, what it returned or how it failed
+goes into the store in the commit of the settle, and with it what follows in its run. The record is written over the
+version that was read: where a cancel came between, the settle is refused as a whole, and the next look at the message
+finds the cancel.
+
+Where the store is not the broker's own, the record is written before what follows is sent: so an attempt that finds
+its own task over tells again what follows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from carteiro.engine.attempt import with_middleware
+from carteiro.engine.endings import Endings, Surroundings
+from carteiro.engine.isolation import Pending, begin
+from carteiro.engine.routes import Handler
+from carteiro.errors import (
+    BrokerUnavailable,
+    HandlerFailed,
+    NoResult,
+    ResultTooLarge,
+    SoftTimeout,
+    TaskExpired,
+    TaskFailed,
+    WorkerLost,
+)
+from carteiro.handlers.codecs import decoder
+from carteiro.handlers.plan import Plan
+from carteiro.handlers.running import Called
+from carteiro.message import REPLY_TO, Action, Delivery, Failure, Message, Outcome, Subscription, Write
+from carteiro.policies.retry import Retry
+from carteiro.tasks.bench import Bench, Stint
+from carteiro.tasks.context import Context, running
+from carteiro.tasks.flaws import flaw_of
+from carteiro.tasks.following import Followed, Sender, after_failure, after_success, nodes_in, taken
+from carteiro.tasks.graph import Node, Scope, unpack_node, unpack_scope
+from carteiro.tasks.permits import Permits
+from carteiro.tasks.records import (
+    PART_TTL,
+    RESUME,
+    RETRY,
+    RUN,
+    RUN_TTL,
+    UNIQUE,
+    Record,
+    Running,
+    Status,
+    node_id,
+    node_key,
+    pack,
+    record_of,
+    scope_key,
+    step_key,
+    task_key,
+)
+from carteiro.tasks.retrying import retry_of
+from carteiro.tasks.seats import Seats
+from carteiro.tasks.steps import Paused
+from carteiro.tasks.unique import let_go
+from carteiro.tasks.values import written
+
+if TYPE_CHECKING:
+    from carteiro.tasks.task import Task
+
+log = logging.getLogger("carteiro.tasks")
+
+STEP_BACK: Final = 0.5
+"""Seconds after which a task is looked at again for which the store was away."""
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """How results are kept: for so many seconds, up to so many bytes."""
+
+    ttl: float
+    size: int
+
+
+class Known(msgspec.Struct):
+    """What the store says of a task before it runs."""
+
+    record: Record | None = None
+    version: int = 0
+    run: str | None = None
+    number: int = 0
+    node: Node | None = None
+    is_over: bool = False
+    taken: bytes | None = None
+    heard: int = 0
+
+
+class TaskAttempt:
+    """The attempts at one kind of task on one queue, at one of its levels."""
+
+    def __init__(
+        self,
+        task: Task[..., Any, Any],
+        handler: Handler,
+        subscription: Subscription,
+        around: Surroundings,
+        *,
+        seats: Seats,
+        level: int,
+        bench: Bench,
+        permits: Sequence[Permits],
+        kept: Kept,
+    ) -> None:
+        plan = handler.plan
+        assert isinstance(plan, Plan)
+        self._task = task
+        self._handler = handler
+        self._subscription = subscription
+        self._around = around
+        self._seats = seats
+        self._level = level
+        self._bench = bench
+        self._permits = permits
+        self._kept = msgspec.structs.replace(kept, ttl=task.options.result_ttl or kept.ttl)
+        self._keeps = task.options.result
+        self._apart = bench.apart
+        self._timeout = handler.timeout
+        self._soft = task.options.soft_timeout
+        self._invoke: Callable[[Message], Any] = with_middleware(plan.call, handler.middleware)
+        self._endings = Endings(handler, subscription, around)
+        self._endings_with = lru_cache(maxsize=64)(self._other_endings)
+        self._arguments = decoder(plan.body_type) if permits and plan.body_type is not None else None
+
+    async def __call__(self, delivery: Delivery) -> Outcome:
+        """Raises nothing but the cancel of a worker that stops."""
+        if not self._seats.take_free():
+            await self._seats.take(self._level)
+        try:
+            return await self._handle(delivery)
+        finally:
+            self._seats.give_back()
+
+    # -- before it runs --------------------------------------------------------------------------------------------
+
+    async def _handle(self, delivery: Delivery) -> Outcome:
+        message = delivery.message
+        endings, known = self._endings, _NOTHING
+        try:
+            asked = message.headers.get(RETRY)
+            if asked is not None:
+                endings = self._endings_with(asked)
+            if self._keeps or RUN in message.headers:
+                known = await self._known(message)
+            if known.is_over:
+                return await self._again(delivery, known)
+            if message.attempt > endings.retry.attempts:
+                lost = endings.lost(delivery)
+                return await self._gave_up(lost, known, _error_of(lost))
+            if self._around.expired(message.headers):
+                return await self._expired(delivery, known)
+            if self._permits:
+                return await self._limited(delivery, known, endings)
+            return await self._run(delivery, known, endings)
+        except BrokerUnavailable as error:
+            log.warning("task %s %s waits for the store: %s", self._task.name, message.id, error)
+            return Outcome(delivery, Action.RELEASE, delay=STEP_BACK)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            return await self._failed(delivery, known, endings, error)
+
+    async def _known(self, message: Message) -> Known:
+        """In one read, or two for a node that takes what is not in its message."""
+        id, run, heard = message.id, message.headers.get(RUN), self._bench.heard
+        own = task_key(id)
+        if run is None:
+            entry = (await self._bench.get((own,))).get(own)
+            record = record_of(entry)
+            known = Known(record, 0 if entry is None else entry.version, heard=heard)
+            known.is_over = _is_over(message, record)
+            if record is not None and record.status == "failed" and message.attempt == 1:
+                known.is_over = False  # a dead letter that was sent again: what is dead comes back in no other way
+            return known
+        final = task_key(node_id(run, 0))
+        found = await self._bench.get((own, final, node_key(id)))
+        entry, record = found.get(own), record_of(found.get(own))
+        known = Known(record, 0 if entry is None else entry.version, run, int(id.rpartition(".")[2]), heard=heard)
+        if node_key(id) in found:
+            known.node = unpack_node(found[node_key(id)].value)
+        ended = record_of(found.get(final))
+        if _is_over(message, record) or (ended is not None and ended.status == "cancelled"):
+            known.is_over = True
+        elif known.node is None:
+            raise NoResult(f"nothing is known of the run `{run}`: it was over long ago, or the store was emptied")
+        elif ended is not None and ended.is_over and 0 in known.node.scopes:
+            known.is_over = True
+        else:
+            await self._take(message, known, known.node)
+        return known
+
+    async def _take(self, message: Message, known: Known, node: Node) -> None:
+        """What the node takes, and whether any of its inner scopes is over."""
+        assert known.run is not None
+        scopes = [task_key(node_id(known.run, exit)) for exit in node.scopes if exit]
+        wanted: list[str] = list(scopes)
+        if isinstance(node.takes, int) and message.body:
+            known.taken = message.body
+        elif node.takes is not None:
+            wanted += (task_key(node_id(known.run, number)) for number in nodes_in(node.takes))
+        found: Mapping[str, Any] = await self._bench.get(wanted) if wanted else {}
+        ended = (record_of(found.get(key)) for key in scopes)
+        if any(record is not None and record.is_over for record in ended):
+            known.is_over = True
+        elif node.takes is not None and known.taken is None:
+            known.taken = taken(node.takes, known.run, found)
+
+    def _filled(self, message: Message, known: Known) -> Message:
+        """The message with its arguments, which for a node are in the store."""
+        if known.node is None:
+            return message
+        body = self._task.filled(known.node.arguments, known.taken)
+        return msgspec.structs.replace(message, body=body)
+
+    async def _limited(self, delivery: Delivery, known: Known, endings: Endings) -> Outcome:
+        """Run it if all its limits let it; otherwise it goes back to the broker until its turn is likely."""
+        message = delivery.message
+        arguments: Mapping[str, Any] = {}
+        if self._arguments is not None:
+            arguments = {**self._task.defaults, **self._arguments(self._filled(message, known))}
+        admitted: list[tuple[Permits, str]] = []
+        try:
+            for limit, permits in zip(self._task.options.limits, self._permits, strict=True):
+                key = limit.key_of(arguments)
+                wait = await permits.admit(key, message.id)
+                if wait > 0:
+                    return Outcome(delivery, Action.RELEASE, delay=wait)
+                admitted.append((permits, key))
+            return await self._run(delivery, known, endings)
+        finally:
+            for permits, key in admitted:
+                permits.end(key, message.id)
+
+    # -- while it runs ---------------------------------------------------------------------------------------------
+
+    async def _run(self, delivery: Delivery, known: Known, endings: Endings) -> Outcome:
+        message = delivery.message
+        kept = self._keeps or known.run is not None
+        context = Context(
+            message.id, self._task.name, delivery, known.record, endings.retry, self._bench if kept else None
+        )
+        running.set(context)
+        stint: Stint | None = None
+        try:
+            result = begin(self._call(message, known), self._endings.blocked)
+            if type(result) is Pending:
+                if kept:
+                    stint = self._stint(delivery, known)
+                    self._bench.enter(stint, known.heard)
+                try:
+                    result = await self._rest(result)
+                finally:  # from here on it ends, and nobody cancels it any more
+                    if stint is not None:
+                        self._bench.leave(stint)
+            if stint is not None and stint.cancelled:
+                return self._cancelled(delivery, stint)
+            return await self._succeeded(delivery, known, context, stint, result)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            if stint is not None and stint.cancelled:
+                return self._cancelled(delivery, stint)
+            if isinstance(error, Paused):
+                return self._paused(delivery, known, stint, error)
+            return await self._failed(delivery, known, endings, error, stint)
+
+    def _call(self, message: Message, known: Known) -> Any:
+        if known.node is None or not known.node.each:
+            return self._invoke(self._filled(message, known))
+        bodies = self._task.filled_each(known.node.arguments, known.taken)
+        return self._each([msgspec.structs.replace(message, body=body) for body in bodies])
+
+    async def _each(self, messages: Sequence[Message]) -> list[Any]:
+        results = [await self._invoke(message) for message in messages]
+        return [result.result if isinstance(result, Called) else result for result in results]
+
+    async def _rest(self, pending: Pending) -> Any:
+        if self._soft is None:
+            return await self._around.rest(pending, self._timeout)
+        text = f"ran longer than its soft_timeout of {self._soft:g} s"
+
+        def soften() -> None:
+            pending.instead = SoftTimeout(text)
+
+        deadline = self._around.deadlines.begin(self._soft, soften)
+        try:
+            return await self._around.rest(pending, self._timeout)
+        finally:
+            self._around.deadlines.end(deadline)
+
+    def _stint(self, delivery: Delivery, known: Known) -> Stint:
+        message, clock = delivery.message, self._around.clock
+        over = [task_key(message.id)]
+        if known.run is not None and known.node is not None:
+            over += (task_key(node_id(known.run, exit)) for exit in known.node.scopes)
+        told = Running(
+            self._task.name, clock.time(), message.attempt, message.topic, self._bench.worker, message.published
+        )
+        return Stint(message.id, over, told, clock.monotonic())
+
+    # -- how it ends -----------------------------------------------------------------------------------------------
+
+    async def _succeeded(
+        self, delivery: Delivery, known: Known, context: Context, stint: Stint | None, result: Any
+    ) -> Outcome:
+        message = delivery.message
+        emits = []
+        if not self._endings.silent or REPLY_TO in message.headers:
+            emits = await self._endings.published(message, result)
+        if isinstance(result, Called):
+            result = result.result
+        if context.bench is None:
+            return Outcome(delivery, Action.ACK, emits=emits, writes=_freed(message))
+        body = written(result)
+        if len(body) > self._kept.size:
+            raise ResultTooLarge(
+                f"what task `{self._task.name}` returned has {len(body) / 1024:.0f} KB, and the app keeps results of "
+                f"up to {self._kept.size / 1024:.0f} KB: put it where large things are kept and return its name, or "
+                "raise `result_size=` of the app"
+            )
+        record = self._record(delivery, "succeeded", result=body)
+        followed = self._follow(message, known, body)
+        writes = [self._write(message, record, known), *followed.writes, *_freed(message), *self._left(stint)]
+        writes += (Write(step_key(message.id, name), None) for name in _steps(context))
+        return Outcome(delivery, Action.ACK, emits=[*emits, *followed.emits], writes=writes, joins=followed.joins)
+
+    async def _failed(
+        self,
+        delivery: Delivery,
+        known: Known,
+        endings: Endings,
+        error: BaseException,
+        stint: Stint | None = None,
+    ) -> Outcome:
+        outcome = endings.failed(delivery, error)
+        message = delivery.message
+        if outcome.action is Action.RELEASE or outcome.failure is None:
+            return outcome
+        if isinstance(error, asyncio.CancelledError):
+            error = HandlerFailed("it was cancelled from within")
+        if outcome.action is Action.DEAD:
+            return await self._gave_up(outcome, known, error, stint)
+        if not self._keeps and known.run is None:
+            return outcome
+        record = self._record(
+            delivery,
+            "retrying",
+            flaw=flaw_of(error, outcome.failure.traceback),
+            until=self._around.clock.time() + outcome.delay,
+            resumed=_resumed(message),
+        )
+        write = self._write(message, record, known, ttl=RUN_TTL + outcome.delay)
+        return msgspec.structs.replace(outcome, writes=[write, *self._left(stint)])
+
+    async def _gave_up(
+        self, outcome: Outcome, known: Known, error: BaseException, stint: Stint | None = None
+    ) -> Outcome:
+        """It failed for good, and with it perhaps what it is a part of."""
+        delivery, message = outcome.delivery, outcome.delivery.message
+        if not self._keeps and known.run is None:
+            return msgspec.structs.replace(outcome, writes=_freed(message))
+        failure = outcome.failure
+        record = self._record(delivery, "failed", flaw=flaw_of(error, "" if failure is None else failure.traceback))
+        try:
+            followed = await self._follow_failure(message, known, record)
+        except BrokerUnavailable as away:
+            log.warning("task %s %s waits for the store: %s", self._task.name, message.id, away)
+            return Outcome(delivery, Action.RELEASE, delay=STEP_BACK)
+        writes = [self._write(message, record, known), *followed.writes, *_freed(message), *self._left(stint)]
+        return msgspec.structs.replace(
+            outcome, emits=[*outcome.emits, *followed.emits], writes=writes, joins=followed.joins
+        )
+
+    def _cancelled(self, delivery: Delivery, stint: Stint) -> Outcome:
+        """It was over before it ended, however it took that: its record says so."""
+        stint.task.uncancel()
+        log.info("task %s %s was cancelled while it ran", self._task.name, stint.id)
+        return Outcome(delivery, Action.ACK, writes=[*self._left(stint), *_freed(delivery.message)])
+
+    async def _expired(self, delivery: Delivery, known: Known) -> Outcome:
+        message = delivery.message
+        if not self._keeps and known.run is None:
+            return Outcome(delivery, Action.ACK, writes=_freed(message))
+        error = TaskExpired(f"task `{self._task.name}` had not begun when its `expires` was over")
+        record = self._record(delivery, "expired", flaw=flaw_of(error, ""))
+        followed = await self._follow_failure(message, known, record)
+        writes = [self._write(message, record, known), *followed.writes, *_freed(message)]
+        return Outcome(delivery, Action.ACK, emits=followed.emits, writes=writes, joins=followed.joins)
+
+    def _paused(self, delivery: Delivery, known: Known, stint: Stint | None, pause: Paused) -> Outcome:
+        """It waits for an event: its message is the alarm for the end of the waiting, if that has one."""
+        message = delivery.message
+        record = self._record(
+            delivery,
+            "waiting",
+            until=pause.until,
+            waits_for=pause.topic,
+            resumed=_resumed(message),
+        )
+        writes = [self._write(message, record, known, ttl=RUN_TTL + pause.delay), *self._left(stint)]
+        if pause.until is None:
+            return Outcome(delivery, Action.ACK, writes=writes)
+        return Outcome(delivery, Action.RELEASE, delay=pause.delay, writes=writes)
+
+    async def _again(self, delivery: Delivery, known: Known) -> Outcome:
+        """It is over already. What goes with that is told again where a crash may have come between."""
+        message, record = delivery.message, known.record
+        if UNIQUE in message.headers:
+            await let_go(self._bench.store, message.headers[UNIQUE], message.id)  # the lock may be of a newer one
+        outcome = Outcome(delivery, Action.ACK)
+        if not self._apart or message.attempt == 1 or record is None or record.status == "cancelled":
+            return outcome
+        if record.flaw is None:
+            followed = self._follow(message, known, record.result)
+        else:
+            followed = await self._follow_failure(message, known, record)
+        if record.status == "failed" and record.flaw is not None:
+            failure = Failure(record.attempt, record.at, record.flaw.text, record.flaw.traceback)
+            outcome = msgspec.structs.replace(outcome, action=Action.DEAD, failure=failure)
+        return msgspec.structs.replace(outcome, emits=followed.emits, joins=followed.joins)
+
+    # -- what goes with it -----------------------------------------------------------------------------------------
+
+    def _follow(self, message: Message, known: Known, result: bytes) -> Followed:
+        if known.run is None or known.node is None:
+            return Followed()
+        return after_success(self._sender(message, known.run), known.number, known.node, result)
+
+    async def _follow_failure(self, message: Message, known: Known, record: Record) -> Followed:
+        if known.run is None or known.node is None:
+            return Followed()
+        keys = {exit: scope_key(known.run, exit) for exit in known.node.scopes}
+        found = await self._bench.get(list(keys.values()))
+        scopes: dict[int, Scope] = {exit: unpack_scope(found[key].value) for exit, key in keys.items() if key in found}
+        return after_failure(
+            self._sender(message, known.run), known.number, known.node, scopes, record, self._bench.name,
+            self._kept.ttl,
+        )  # fmt: skip
+
+    def _sender(self, message: Message, run: str) -> Sender:
+        broker_of = self._around.broker_of
+        return Sender(run, message.correlation_id, lambda topic: broker_of(topic, None), self._around.clock.time())
+
+    def _record(self, delivery: Delivery, status: Status, **fields: Any) -> Record:
+        message = delivery.message
+        return Record(
+            status, self._task.name, self._around.clock.time(), message.topic, message.attempt,
+            worker=self._bench.worker, sent=message.published, **fields,
+        )  # fmt: skip
+
+    def _write(self, message: Message, record: Record, known: Known, ttl: float | None = None) -> Write:
+        """Over the version that was read; the last node of a run keeps its result as long as any other result."""
+        if ttl is None:
+            ttl = self._kept.ttl if known.run is None else max(PART_TTL, self._kept.ttl)
+        return Write(task_key(message.id), pack(record), ttl=ttl, expect=known.version)
+
+    def _left(self, stint: Stint | None) -> Sequence[Write]:
+        return () if stint is None else self._bench.leave(stint)
+
+    def _other_endings(self, asked: str) -> Endings:
+        """For a message with a retry policy of its own."""
+        retry: Retry = retry_of(asked, self._handler.retry)
+        return Endings(msgspec.structs.replace(self._handler, retry=retry), self._subscription, self._around)
+
+
+_NOTHING: Final = Known()
+
+
+def _error_of(lost: Outcome) -> Exception:
+    """Of a message whose last permitted attempt never ended, or had failed."""
+    assert lost.failure is not None
+    kind, _, text = lost.failure.error.partition(": ")
+    return WorkerLost(text) if kind == WorkerLost.__name__ else TaskFailed(lost.failure.error)
+
+
+def _is_over(message: Message, record: Record | None) -> bool:
+    """Whether its record says that it is over, or that this copy of it has a newer one."""
+    return record is not None and (record.is_over or _resumed(message) < record.resumed)
+
+
+def _resumed(message: Message) -> int:
+    return int(message.headers.get(RESUME, 0))
+
+
+def _freed(message: Message) -> Sequence[Write]:
+    """A unique task that is over makes room for the next of its key."""
+    key = message.headers.get(UNIQUE)
+    return () if key is None else (Write(key, None),)
+
+
+def _steps(context: Context) -> Sequence[str]:
+    """The names under which results of its steps are kept."""
+    return [
+        name if number == 0 else f"{name}#{number + 1}"
+        for name, count in context.names.items()
+        for number in range(count)
+    ]

@@ -1,0 +1,443 @@
+"""What an app does with its tasks from outside of a worker: it sends them, and asks after them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import itertools
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, Protocol, TypeVar
+
+import msgspec
+
+from carteiro.current import current
+from carteiro.durations import Duration, seconds
+from carteiro.engine.composing import check_text, described
+from carteiro.engine.reconnect import reconnect_wait
+from carteiro.errors import (
+    BrokerUnavailable,
+    ConfigurationError,
+    InvalidBody,
+    NoResult,
+    ResultTimeout,
+    TaskCancelled,
+    TaskExpired,
+)
+from carteiro.message import EXPIRES_AT, TYPE, Outgoing, Write, new_id
+from carteiro.ports.broker import Broker
+from carteiro.ports.clock import Clock
+from carteiro.ports.store import Store
+from carteiro.tasks.cancelling import cancel
+from carteiro.tasks.canvas import Canvas, Chain, Options, Priority, Signature
+from carteiro.tasks.compiling import compile_canvas
+from carteiro.tasks.flaws import restored, with_errors
+from carteiro.tasks.following import Sender
+from carteiro.tasks.graph import Graph, Node
+from carteiro.tasks.graph import pack as pack_part
+from carteiro.tasks.queues import subscriptions_of, topic_of, write_down
+from carteiro.tasks.records import (
+    OVER,
+    PART_TTL,
+    RETRY,
+    RUN_TTL,
+    UNIQUE,
+    Progress,
+    Record,
+    RunInfo,
+    Status,
+    node_id,
+    node_key,
+    open_key,
+    pack,
+    progress_key,
+    progress_of,
+    record_of,
+    run_key,
+    running_key,
+    scope_key,
+    task_key,
+)
+from carteiro.tasks.result import RunResult, TaskResult
+from carteiro.tasks.retrying import header_of
+from carteiro.tasks.task import Task
+from carteiro.tasks.unique import Locks, Unique, lock_key, unique_of
+from carteiro.tasks.values import read
+
+T = TypeVar("T")
+
+AT_ONCE: Final = 2_000
+"""Parts of a run in one write, and messages in one publish."""
+
+
+class Link(Protocol):
+    """The connection by which tasks go: to a broker, and to the store for what is consumed from it."""
+
+    @property
+    def broker(self) -> Broker: ...
+
+    @property
+    def store(self) -> Store | None: ...
+
+    async def publish(self, messages: Sequence[Outgoing]) -> None: ...
+
+
+class Office(Protocol):
+    """The app, as far as its tasks need it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def clock(self) -> Clock: ...
+
+    @property
+    def dedupe_window(self) -> float: ...
+
+    @property
+    def task_lease(self) -> float: ...
+
+    def home_of(self, topic: str) -> str: ...
+
+    def link(self) -> Link:
+        """Raises NotConnected."""
+        ...
+
+    def call_sync(self, work: Callable[[Link], Awaitable[T]]) -> T: ...
+
+
+class Desk:
+    """The tasks of one app. `tasks` are those that it declares, by name."""
+
+    def __init__(self, office: Office) -> None:
+        self.tasks: dict[str, Task[..., Any, Any]] = {}
+        self.queues: set[str] = set()
+        """Those that its code names."""
+        self._found: set[str] = set()
+        """Those that only calls name, and that this process has written down."""
+        self._office = office
+        self._link: Link | None = None
+
+    def __getitem__(self, name: str) -> Task[..., Any, Any]:
+        """The task of this name. Raises ConfigurationError, naming those that there are."""
+        try:
+            return self.tasks[name]
+        except KeyError:
+            known = ", ".join(sorted(self.tasks)) or "none"
+            raise ConfigurationError(f"app `{self._office.name}` has no task `{name}`: it has {known}") from None
+
+    def add(self, task: Task[..., Any, Any]) -> None:
+        """Raises ConfigurationError where another task has its name."""
+        other = self.tasks.setdefault(task.name, task)
+        if other is not task:
+            raise ConfigurationError(
+                f"two tasks of app `{self._office.name}` are called `{task.name}`: give one of them another name="
+            )
+        task.belong(self)
+        self.add_queue(task.queue)
+
+    def add_queue(self, name: str) -> None:
+        """Raises ConfigurationError for what is no name of a queue."""
+        topic_of(self._office.name, name)
+        self.queues.add(name)
+
+    def result(self, id: str, *, task: str = "", returns: Any = Any) -> TaskResult[Any]:
+        """The handle of a task that was sent by anyone. Its type is that of `task`, if that is named."""
+        if task:
+            returns = self[task].returns
+        return TaskResult(id, self, task=task, returns=returns)
+
+    def run(self, id: str) -> RunResult[Any]:
+        """The handle of a run that was started by anyone."""
+        return RunResult(id, self)
+
+    def sync(self, work: Callable[[Desk], Awaitable[T]]) -> T:
+        """Do this from code that has no event loop."""
+
+        async def there(link: Link) -> T:
+            here = copy.copy(self)
+            here._link = link
+            return await work(here)
+
+        return self._office.call_sync(there)
+
+    # -- sending ---------------------------------------------------------------------------------------------------
+
+    async def send(
+        self, task: Task[..., Any, T], args: Iterable[Any], kwargs: Mapping[str, Any], **options: Any
+    ) -> TaskResult[T]:
+        """As `Task.apply_async`."""
+        return await self._send(task, *self._composed(task, args, kwargs, **options))
+
+    def send_sync(
+        self, task: Task[..., Any, T], args: Iterable[Any], kwargs: Mapping[str, Any], **options: Any
+    ) -> TaskResult[T]:
+        """As `Task.apply_sync`."""
+        composed = self._composed(task, args, kwargs, **options)
+        self.sync(lambda desk: desk._send(task, *composed))
+        return TaskResult(composed[0].id, self, task=task.name, returns=task.returns)
+
+    async def start_run(
+        self, canvas: Canvas, args: tuple[Any, ...], kwargs: Mapping[str, Any], **options: Any
+    ) -> TaskResult[Any]:
+        """As `Canvas.apply_async`. What it is made of is safe in the store, and its first messages in the broker."""
+        lone = _lone(canvas)
+        if lone is not None:
+            task, call, said = self[lone.task.name], (*args, *lone.args), lone.options.but(**options)
+            message, unique = self._composed(task, call, {**kwargs, **lone.kwargs}, said=said)
+            return await self._send(task, message, unique)
+        run, graph = self._compiled(canvas, args, kwargs, options)
+        await self._start(run, graph)
+        return RunResult(run, self, returns=_returns(canvas))
+
+    def start_run_sync(
+        self, canvas: Canvas, args: tuple[Any, ...], kwargs: Mapping[str, Any], **options: Any
+    ) -> TaskResult[Any]:
+        """As `start_run`, for code that has no event loop."""
+        handle = self.sync(lambda desk: desk.start_run(canvas, args, kwargs, **options))
+        return type(handle)(handle.id, self, task=handle.task, returns=handle.returns)
+
+    def _composed(
+        self,
+        task: Task[..., Any, Any],
+        args: Iterable[Any],
+        kwargs: Mapping[str, Any],
+        *,
+        countdown: Duration | None = None,
+        eta: datetime | None = None,
+        expires: Duration | None = None,
+        queue: str | None = None,
+        priority: Priority | None = None,
+        key: str | None = None,
+        unique: bool | str | Unique | None = None,
+        headers: Mapping[str, str] | None = None,
+        retry: Any = None,
+        id: str | None = None,
+        said: Options | None = None,
+    ) -> tuple[Outgoing, Unique | None]:
+        """The message, and whether there is to be only one."""
+        if said is None:
+            said = Options().but(
+                countdown=countdown, eta=eta, expires=expires, queue=queue, priority=priority, key=key, headers=headers
+            )
+        clock, own = self._office.clock, task.options
+        message_id = new_id() if id is None else id
+        topic = topic_of(self._office.name, said.queue or own.queue, said.priority or own.priority)
+        written = {**described(topic, said.headers, None), TYPE: task.name}
+        delay = said.delay or 0.0
+        if said.at is not None:
+            delay = max(0.0, said.at - clock.time())
+        lasts = own.expires if said.expires is None else said.expires
+        if lasts is not None:
+            written[EXPIRES_AT] = repr(clock.time() + delay + lasts)
+        if retry is not None:
+            written[RETRY] = header_of(retry)
+        flow = current.get()
+        check_text(topic, id=message_id, key=said.key)
+        message = Outgoing(
+            message_id, topic, task.body(args, kwargs), said.key, written,
+            message_id if flow is None else flow.message.correlation_id, delay,
+            None if id is None else self._office.dedupe_window, broker=self._office.home_of(topic),
+        )  # fmt: skip
+        return message, own.unique if unique is None else unique_of(unique)
+
+    async def _send(self, task: Task[..., Any, T], message: Outgoing, unique: Unique | None) -> TaskResult[T]:
+        link = self._connected()
+        await self._know(message.topic)
+        if unique is None:
+            await link.publish([message])
+            return TaskResult(message.id, self, task=task.name, returns=task.returns)
+        arguments = msgspec.json.decode(message.body)
+        key = lock_key(task.name, unique, _Arguments({**task.defaults, **arguments}), message.body)
+        window = None if unique.window is None else seconds(unique.window)
+        locks = Locks(self._store(), self._office.clock)
+        taken = await locks.take(key, message.id, window)
+        if taken.ours:
+            headers = message.headers if window is not None else {**message.headers, UNIQUE: key}
+            sent = msgspec.structs.replace(message, id=taken.id, headers=headers, dedupe=self._office.dedupe_window)
+            try:
+                await link.publish([sent])
+            except BaseException:
+                with contextlib.suppress(BrokerUnavailable):
+                    await locks.not_sent(key, taken, window)
+                raise
+            await locks.sent(key, taken, window)
+        return TaskResult(taken.id, self, task=task.name, returns=task.returns)
+
+    def _compiled(
+        self, canvas: Canvas, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> tuple[str, Graph]:
+        name = self._office.name
+        graph = compile_canvas(
+            canvas, lambda queue, priority: topic_of(name, queue, priority), args=args, kwargs=kwargs,
+            options=Options().but(**options),
+        )  # fmt: skip
+        for node in graph.nodes.values():
+            if node.task:
+                _ = self[node.task]
+        return new_id(), graph
+
+    async def _start(self, run: str, graph: Graph) -> None:
+        link, store = self._connected(), self._store()
+        for topic in {node.edge.topic for node in graph.nodes.values()}:
+            await self._know(topic)
+        now = self._office.clock.time()
+        info = RunInfo(graph.name, now, len(graph.nodes), graph.outline)
+        # Callbacks that are delayed come after the run is over, when nobody tends its parts any more.
+        ttl = PART_TTL + min(RUN_TTL, sum(_wait(node, now) for node in graph.nodes.values()))
+        writes = [Write(run_key(run), pack(info), ttl=ttl), Write(open_key(run), b"")]
+        writes += (Write(scope_key(run, exit), pack_part(scope), ttl=ttl) for exit, scope in graph.scopes.items())
+        writes += (
+            Write(node_key(node_id(run, number)), pack_part(node), ttl=ttl) for number, node in graph.nodes.items()
+        )
+        for some in _batched(writes, AT_ONCE):
+            await store.write(some)
+        flow = current.get()
+        sender = Sender(run, run if flow is None else flow.message.correlation_id, self._office.home_of, now)
+        for edges in _batched(graph.first, AT_ONCE):
+            await link.publish([sender.to(edge) for edge in edges])
+
+    async def _know(self, topic: str) -> None:
+        """See that the queue behind this topic is one that workers take up."""
+        queue = topic.split(".")[2]
+        if queue in self.queues or queue in self._found:
+            return
+        await self._connected().broker.declare(subscriptions_of(self._office.name, queue, self._office.task_lease))
+        await write_down(self._store(), self._office.name, queue=queue)
+        self._found.add(queue)
+
+    # -- asking ----------------------------------------------------------------------------------------------------
+
+    async def get(self, handle: TaskResult[T], timeout: Duration | None = None) -> T:
+        """As `TaskResult.get`."""
+        record = await self._wait(handle.key, None if timeout is None else seconds(timeout))
+        if record.status == "cancelled":
+            raise TaskCancelled(f"task `{record.task or handle.key}` was cancelled")
+        if record.status == "expired":
+            raise TaskExpired(f"task `{record.task}` had not begun when its `expires` was over")
+        if record.flaw is not None:
+            raise restored(record.flaw)
+        try:
+            value = read(record.result, handle.returns)
+        except InvalidBody as error:
+            raise InvalidBody(
+                f"what task `{record.task}` returned is not what it says it returns, {_shown(handle.returns)}: {error}"
+            ) from error
+        found: T = with_errors(value) if handle.returns is Any else value
+        return found
+
+    def check_kept(self, task: str) -> None:
+        """Raises NoResult where nothing is kept of the calls of the task of this name."""
+        known = self.tasks.get(task)
+        if known is not None and not known.options.result:
+            raise NoResult(f"task `{task}` keeps nothing: it is declared with result=False")
+
+    async def status(self, id: str) -> Status:
+        found = await self._store().get((task_key(id), running_key(id)))
+        record = record_of(found.get(task_key(id)))
+        if record is not None and record.is_over:
+            return record.status
+        if running_key(id) in found:
+            return "running"
+        return "pending" if record is None else record.status
+
+    async def record(self, id: str) -> Record | None:
+        """What is known of a task; None for one that nothing has happened to yet, or that is forgotten."""
+        return record_of((await self._store().get((task_key(id),))).get(task_key(id)))
+
+    async def progress(self, id: str) -> Progress | None:
+        key = progress_key(id)
+        entry = (await self._store().get((key,))).get(key)
+        return None if entry is None else progress_of(entry)
+
+    async def cancel(self, id: str, *, task: str = "") -> bool:
+        """As `TaskResult.cancel`."""
+        known = Record("cancelled", task, 0.0)
+        return await cancel(self._store(), self._office.clock, id, known, app=self._office.name)
+
+    async def _wait(self, id: str, timeout: float | None) -> Record:
+        """Its record once it is over. Raises ResultTimeout."""
+        clock, key = self._office.clock, task_key(id)
+        until = None if timeout is None else clock.monotonic() + timeout
+        version = tries = 0
+        while True:
+            try:
+                told = await _within(
+                    self._store().changed({key: version}), clock, None if until is None else until - clock.monotonic()
+                )
+            except BrokerUnavailable:
+                if until is not None and clock.monotonic() >= until:
+                    raise
+                await clock.sleep(reconnect_wait(tries))
+                tries += 1
+                continue
+            if told is None:
+                raise ResultTimeout(f"no result of `{id}` within {timeout:g} s")
+            entry = told.get(key)
+            record = record_of(entry)
+            if record is not None and record.status in OVER:
+                return record
+            version = 0 if entry is None else entry.version
+
+    def _connected(self) -> Link:
+        return self._office.link() if self._link is None else self._link
+
+    def _store(self) -> Store:
+        store = self._connected().store
+        if store is None:
+            raise ConfigurationError(
+                f"app `{self._office.name}` keeps no state, so that there is nothing to ask: it declares no tasks"
+            )
+        return store
+
+
+def _wait(node: Node, now: float) -> float:
+    """Seconds for which it is delayed once it is sent, at most."""
+    return node.edge.delay if node.edge.at is None else max(0.0, node.edge.at - now)
+
+
+class _Arguments:
+    """Arguments as attributes."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.__dict__.update(values)
+
+
+def _lone(canvas: Canvas) -> Signature | None:
+    """The signature that needs no run: a single call, and nothing after it."""
+    if isinstance(canvas, Signature) and not (canvas.links or canvas.on_error or canvas.each):
+        return canvas
+    return None
+
+
+def _returns(canvas: Canvas) -> Any:
+    while isinstance(canvas, Chain):
+        canvas = canvas.parts[-1]
+    if isinstance(canvas, Signature) and not canvas.each and isinstance(canvas.task, Task):
+        return canvas.task.returns
+    return Any
+
+
+def _shown(annotation: Any) -> str:
+    return f"`{annotation.__qualname__ if type(annotation) is type else annotation}`"
+
+
+async def _within(call: Awaitable[T], clock: Clock, timeout: float | None) -> T | None:
+    """Its result, or None if it takes longer."""
+    if timeout is None:
+        return await call
+    asked = asyncio.ensure_future(call)
+    timer = asyncio.ensure_future(clock.sleep(max(0.0, timeout)))
+    try:
+        await asyncio.wait((asked, timer), return_when=asyncio.FIRST_COMPLETED)
+        return asked.result() if asked.done() else None
+    finally:
+        timer.cancel()
+        asked.cancel()
+
+
+def _batched(items: Iterable[T], size: int) -> Iterable[Sequence[T]]:
+    left = iter(items)
+    while batch := list(itertools.islice(left, size)):
+        yield batch
