@@ -324,13 +324,12 @@ class Carteiro(Publishing):
             )
         for topic, broker in self._homes.items():
             self._brokers.check(broker, f"topic(`{topic}`) of app `{self.name}`")
-        subscribers: Sequence[Subscriber] = [
-            *self._publishing(),
-            *subscribers_of(self.name, self.tasks, self._task_concurrency, self._found),
-        ]
+        subscribers: Sequence[Subscriber] = self._publishing()
         if self._queues is not None:
             subscribers = filled(subscribers, self._queues)
-        placed = [self._placed(subscriber) for subscriber in subscribers]
+        # The file says nothing of tasks: their queues are the code's own.
+        tasks = subscribers_of(self.name, self.tasks, self._task_concurrency, self._found)
+        placed = [self._placed(subscriber) for subscriber in (*subscribers, *tasks)]
         defaults = self._defaults(None)
         return {name: subscriptions([one for one in placed if one.broker == name], defaults) for name in self._brokers}
 

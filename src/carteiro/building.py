@@ -188,7 +188,8 @@ class Builder:
             )  # fmt: skip
         plan = compile_plan(
             function, topic=subscriber.topic, overrides=self._overrides, call_sync=call_sync,
-            whole_thread=whole_thread, localns=subscriber.localns, by_name=task is not None, remote=task,
+            whole_thread=whole_thread, localns=subscriber.localns, by_name=task is not None,
+            remote=None if task is None else task.importable,
         )  # fmt: skip
         if task is not None:
             self._plans[function] = plan
@@ -220,7 +221,7 @@ class Builder:
         if subscriber.task is not None:
             size = min(size, os.cpu_count() or 1)
         self._pools[place] = processes = ProcessRunner(size, name)
-        self._processes[processes] = subscriber.task or subscriber.function
+        self._processes[processes] = subscriber.function if subscriber.task is None else subscriber.task.importable
         return processes
 
     def _concurrency(self, runs_in: RunsIn, subscriber: Subscriber) -> int:

@@ -125,7 +125,7 @@ class ResultTimeout(CarteiroError, TimeoutError):
 
 
 class NoResult(CarteiroError):
-    """The result of a task that keeps none (`result=False`), or whose result has expired."""
+    """There is no result: the task keeps none (`result=False`), or what a run's next task needs of it has expired."""
 
 
 class ResultTooLarge(CarteiroError):

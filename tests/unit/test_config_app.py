@@ -339,3 +339,14 @@ async def test_the_tours_app_handles_by_type(monkeypatch: pytest.MonkeyPatch):
         await t.idle()
         (unknown,) = t.dead("user_channel")
         assert unknown.reason.startswith("NoHandler")
+
+
+async def test_tasks_are_sent_and_run_beside_the_queues_of_the_file_which_says_nothing_of_them(tmp_path: Path):
+    app = app_of(tmp_path, ONE)
+
+    @app.task
+    async def add(a: int, b: int) -> int:
+        return a + b
+
+    async with TestApp(app) as t:
+        assert await t.result(await add.delay(1, 2)) == 3

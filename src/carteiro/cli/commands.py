@@ -9,7 +9,7 @@ from typing import Annotated, Final
 import typer
 
 import carteiro
-from carteiro.cli import config, dlq, topics
+from carteiro.cli import config, dlq, tasks, topics, workflow
 from carteiro.cli.doctor import doctor
 from carteiro.cli.exits import CODES_HELP, Exit, exit_code, explain
 from carteiro.cli.new import new
@@ -33,6 +33,8 @@ for command in (new, run, publish, request, doctor):
     cli.command()(command)
 cli.add_typer(topics.cli, name="topics")
 cli.add_typer(dlq.cli, name="dlq")
+cli.add_typer(tasks.cli, name="tasks")
+cli.add_typer(workflow.cli, name="workflow")
 cli.add_typer(config.cli, name="config")
 
 

@@ -33,7 +33,8 @@ def run(
         int | None, typer.Option("--concurrency", min=1, help="For subscribers that set none of their own.")
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option("--only", metavar="GROUP_OR_TOPIC", help="Only these; can be repeated.")
+        list[str] | None,
+        typer.Option("--only", metavar="NAME", help="Only this group, topic or task queue; can be repeated."),
     ] = None,
     reload: Annotated[bool, typer.Option("--reload", help="Start again whenever a .py file here changes.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="On a terminal, no lines for each message.")] = False,

@@ -18,8 +18,9 @@ import carteiro
 from carteiro.app import Carteiro
 from carteiro.brokers import BROKER_VARIABLE, DEFAULT, EMBEDDED
 from carteiro.cli.exits import CommandError, UsageError
-from carteiro.ports.broker import Inspector
+from carteiro.ports.broker import Broker, Inspector
 from carteiro.ports.features import Capability
+from carteiro.tasks.inspecting import Inspection
 
 _OURS: Final = (str(Path(carteiro.__file__).parent), "<frozen importlib", importlib.__file__)
 
@@ -82,10 +83,7 @@ class Target(msgspec.Struct, frozen=True):
                 broker = app.open_backend(name).broker
                 await broker.connect()
                 opened.push_async_callback(broker.close)
-                if not isinstance(broker, Inspector):
-                    support = broker.features[Capability.INSPECT]
-                    raise CommandError(f"the {broker.features.backend} broker has no inspection: {support.how}")
-                found[name] = broker
+                found[name] = _inspector(broker)
             yield found
 
     @contextlib.asynccontextmanager
@@ -100,6 +98,45 @@ class Target(msgspec.Struct, frozen=True):
                 if one is self or len(self.resolve().urls) == 1:
                     raise
                 raise CommandError(f"{error} (on the broker `{DEFAULT}`: --broker names another)") from error
+
+    @contextlib.asynccontextmanager
+    async def tasks(self) -> AsyncIterator[Inspection]:
+        """The tasks of the one broker that is meant, or of an app, whose tasks go by its default broker.
+
+        Raises CommandError where nobody could know where they are kept.
+        """
+        app = self._resolve_for_tasks()
+        broker, store = app.open_for_tasks()
+        async with contextlib.AsyncExitStack() as opened:
+            if store is not broker.store:
+                await store.connect()
+                opened.push_async_callback(store.close)
+            await broker.connect()
+            opened.push_async_callback(broker.close)
+            yield Inspection(store, _inspector(broker), app.clock)
+
+    def _resolve_for_tasks(self) -> Carteiro:
+        if self.app is not None and self.broker not in (None, DEFAULT):
+            raise UsageError(f"an app's tasks go by its broker `{DEFAULT}`: leave --broker out")
+        one = self if self.app is None else Target(self.app, DEFAULT)
+        app = one.resolve_shared()
+        if one.app is not None and not app.tasks.tasks:
+            raise CommandError(f"`{one.app}` declares no tasks")
+        embedded = EMBEDDED.partition(":///")[2]
+        if one.app is None and app.open_backend().store is None and not os.path.exists(embedded):
+            raise CommandError(
+                f"this broker keeps no state of tasks, and there is no ./{embedded} here: name the app whose tasks "
+                "they are with --app module:app"
+            )
+        return app
+
+
+def _inspector(broker: Broker) -> Inspector:
+    """Raises CommandError for one that lets itself not be seen."""
+    if not isinstance(broker, Inspector):
+        support = broker.features[Capability.INSPECT]
+        raise CommandError(f"the {broker.features.backend} broker has no inspection: {support.how}")
+    return broker
 
 
 def load(name: str) -> Carteiro:

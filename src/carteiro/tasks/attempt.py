@@ -154,12 +154,14 @@ class TaskAttempt:
                 endings = self._endings_with(asked)
             if self._keeps or RUN in message.headers:
                 known = await self._known(message)
+                if known.node is not None and not known.is_over:
+                    await self._take(message, known, known.node)
             if known.is_over:
                 return await self._again(delivery, known)
             if message.attempt > endings.retry.attempts:
                 lost = endings.lost(delivery)
                 return await self._gave_up(lost, known, _error_of(lost))
-            if self._around.expired(message.headers):
+            if RESUME not in message.headers and self._around.expired(message.headers):
                 return await self._expired(delivery, known)
             if self._permits:
                 return await self._limited(delivery, known, endings)
@@ -173,7 +175,7 @@ class TaskAttempt:
             return await self._failed(delivery, known, endings, error)
 
     async def _known(self, message: Message) -> Known:
-        """In one read, or two for a node that takes what is not in its message."""
+        """In one read; for a node that takes what is not in its message `_take` needs another."""
         id, run, heard = message.id, message.headers.get(RUN), self._bench.heard
         own = task_key(id)
         if run is None:
@@ -197,8 +199,6 @@ class TaskAttempt:
             raise NoResult(f"nothing is known of the run `{run}`: it was over long ago, or the store was emptied")
         elif ended is not None and ended.is_over and 0 in known.node.scopes:
             known.is_over = True
-        else:
-            await self._take(message, known, known.node)
         return known
 
     async def _take(self, message: Message, known: Known, node: Node) -> None:
@@ -265,13 +265,13 @@ class TaskAttempt:
                     if stint is not None:
                         self._bench.leave(stint)
             if stint is not None and stint.cancelled:
-                return self._cancelled(delivery, stint)
+                return await self._cancelled(delivery, stint)
             return await self._succeeded(delivery, known, context, stint, result)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             if stint is not None and stint.cancelled:
-                return self._cancelled(delivery, stint)
+                return await self._cancelled(delivery, stint)
             if isinstance(error, Paused):
                 return self._paused(delivery, known, stint, error)
             return await self._failed(delivery, known, endings, error, stint)
@@ -383,11 +383,12 @@ class TaskAttempt:
             outcome, emits=[*outcome.emits, *followed.emits], writes=writes, joins=followed.joins
         )
 
-    def _cancelled(self, delivery: Delivery, stint: Stint) -> Outcome:
-        """It was over before it ended, however it took that: its record says so."""
+    async def _cancelled(self, delivery: Delivery, stint: Stint) -> Outcome:
+        """It was over before it ended, however it took that: its record says so, or that of what it is a part of."""
         stint.task.uncancel()
         log.info("task %s %s was cancelled while it ran", self._task.name, stint.id)
-        return Outcome(delivery, Action.ACK, writes=[*self._left(stint), *_freed(delivery.message)])
+        outcome = await self._again(delivery, await self._known(delivery.message))
+        return msgspec.structs.replace(outcome, writes=[*outcome.writes, *self._left(stint)])
 
     async def _expired(self, delivery: Delivery, known: Known) -> Outcome:
         message = delivery.message
@@ -416,11 +417,12 @@ class TaskAttempt:
 
     async def _again(self, delivery: Delivery, known: Known) -> Outcome:
         """It is over already. What goes with that is told again where a crash may have come between."""
-        message, record = delivery.message, known.record
+        message, record, outcome = delivery.message, known.record, Outcome(delivery, Action.ACK)
+        if record is None or not record.is_over:
+            return outcome  # what it is a part of is over, or a newer copy of it goes on
         if UNIQUE in message.headers:
             await let_go(self._bench.store, message.headers[UNIQUE], message.id)  # the lock may be of a newer one
-        outcome = Outcome(delivery, Action.ACK)
-        if not self._apart or message.attempt == 1 or record is None or record.status == "cancelled":
+        if not self._apart or record.status == "cancelled" or _resumed(message) < record.resumed:
             return outcome
         if record.flaw is None:
             followed = self._follow(message, known, record.result)
@@ -444,10 +446,11 @@ class TaskAttempt:
         keys = {exit: scope_key(known.run, exit) for exit in known.node.scopes}
         found = await self._bench.get(list(keys.values()))
         scopes: dict[int, Scope] = {exit: unpack_scope(found[key].value) for exit, key in keys.items() if key in found}
+        # Kept for as long as a member may wait that is not to begin any more: after its countdown, or for a retry.
+        ttl = max(RUN_TTL, self._kept.ttl)
         return after_failure(
-            self._sender(message, known.run), known.number, known.node, scopes, record, self._bench.name,
-            self._kept.ttl,
-        )  # fmt: skip
+            self._sender(message, known.run), known.number, known.node, scopes, record, self._bench.name, ttl
+        )
 
     def _sender(self, message: Message, run: str) -> Sender:
         broker_of = self._around.broker_of

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Context:
     """One attempt of one task, as it sees itself."""
 
-    __slots__ = ("bench", "delivery", "id", "names", "record", "retry", "task")
+    __slots__ = ("bench", "delivery", "heard", "id", "names", "record", "retry", "task")
 
     def __init__(
         self,
@@ -36,6 +36,8 @@ class Context:
         self.bench = bench
         self.names: dict[str, int] = {}
         """How often each name of a step was used so far."""
+        self.heard: list[str] = []
+        """The ids of the events that it has waited for."""
 
 
 running: ContextVar[Context | None] = ContextVar("carteiro_task", default=None)
@@ -45,7 +47,7 @@ def current_task(what: str) -> Context:
     """Raises ConfigurationError where no task runs; `what` is what was called."""
     context = running.get()
     if context is None:
-        raise ConfigurationError(f"{what} is for use within a task, while it runs on a worker")
+        raise ConfigurationError(f"{what} is for use within a task, while it runs on a worker's loop or in its threads")
     return context
 
 

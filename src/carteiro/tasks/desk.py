@@ -36,8 +36,9 @@ from carteiro.tasks.flaws import restored, with_errors
 from carteiro.tasks.following import Sender
 from carteiro.tasks.graph import Graph, Node
 from carteiro.tasks.graph import pack as pack_part
-from carteiro.tasks.queues import subscriptions_of, topic_of, write_down
+from carteiro.tasks.queues import queue_of, subscriptions_of, topic_of, write_down
 from carteiro.tasks.records import (
+    OPEN_TTL,
     OVER,
     PART_TTL,
     RETRY,
@@ -184,8 +185,12 @@ class Desk:
         """As `Canvas.apply_async`. What it is made of is safe in the store, and its first messages in the broker."""
         lone = _lone(canvas)
         if lone is not None:
-            task, call, said = self[lone.task.name], (*args, *lone.args), lone.options.but(**options)
-            message, unique = self._composed(task, call, {**kwargs, **lone.kwargs}, said=said)
+            if lone.immutable and (args or kwargs):
+                raise ConfigurationError(
+                    f"nothing takes the arguments that {canvas!r} is started with: it is immutable"
+                )
+            task, said = self[lone.task.name], lone.options.over(Options().but(**options), first=True)
+            message, unique = self._composed(task, (*args, *lone.args), {**kwargs, **lone.kwargs}, said=said)
             return await self._send(task, message, unique)
         run, graph = self._compiled(canvas, args, kwargs, options)
         await self._start(run, graph)
@@ -286,7 +291,7 @@ class Desk:
         info = RunInfo(graph.name, now, len(graph.nodes), graph.outline)
         # Callbacks that are delayed come after the run is over, when nobody tends its parts any more.
         ttl = PART_TTL + min(RUN_TTL, sum(_wait(node, now) for node in graph.nodes.values()))
-        writes = [Write(run_key(run), pack(info), ttl=ttl), Write(open_key(run), b"")]
+        writes = [Write(run_key(run), pack(info), ttl=ttl), Write(open_key(run), b"", ttl=OPEN_TTL)]
         writes += (Write(scope_key(run, exit), pack_part(scope), ttl=ttl) for exit, scope in graph.scopes.items())
         writes += (
             Write(node_key(node_id(run, number)), pack_part(node), ttl=ttl) for number, node in graph.nodes.items()
@@ -300,7 +305,9 @@ class Desk:
 
     async def _know(self, topic: str) -> None:
         """See that the queue behind this topic is one that workers take up."""
-        queue = topic.split(".")[2]
+        place = queue_of(self._office.name, topic)
+        assert place is not None, topic
+        queue, _ = place
         if queue in self.queues or queue in self._found:
             return
         await self._connected().broker.declare(subscriptions_of(self._office.name, queue, self._office.task_lease))
@@ -352,9 +359,15 @@ class Desk:
         return None if entry is None else progress_of(entry)
 
     async def cancel(self, id: str, *, task: str = "") -> bool:
-        """As `TaskResult.cancel`."""
+        """As `TaskResult.cancel`. Raises ConfigurationError for a part of a run."""
+        store = self._store()
+        run, _, node = id.rpartition(".")
+        if run and node != "0" and node_key(id) in await store.get((node_key(id),)):
+            raise ConfigurationError(
+                f"`{id}` is a part of a run, which would wait for it: cancel the run, `app.tasks.run('{run}').cancel()`"
+            )
         known = Record("cancelled", task, 0.0)
-        return await cancel(self._store(), self._office.clock, id, known, app=self._office.name)
+        return await cancel(store, self._office.clock, id, known, app=self._office.name)
 
     async def _wait(self, id: str, timeout: float | None) -> Record:
         """Its record once it is over. Raises ResultTimeout."""

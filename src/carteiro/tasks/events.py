@@ -19,7 +19,7 @@ from carteiro.message import CONTENT_TYPE, Action, Delivery, Message, Outcome, O
 from carteiro.tasks.bench import Bench
 from carteiro.tasks.records import RESUME, RUN_TTL, Record, record_of, task_key
 from carteiro.tasks.records import pack as pack_record
-from carteiro.tasks.steps import Happened, Waiter, event_key, pack, waiter_of, waiters_prefix
+from carteiro.tasks.steps import Happened, Waiter, event_key, happened_of, pack, waiter_of, waiters_prefix
 
 log = logging.getLogger("carteiro.tasks")
 
@@ -54,22 +54,30 @@ class EventAttempt:
             return self._endings.failed(delivery, error)
 
     async def _tell(self, delivery: Delivery, message: Message) -> Outcome:
-        event = pack(Happened(message.published, message.body, message.headers.get(CONTENT_TYPE)))
+        store, topic = self._bench.store, message.topic
+        event = pack(Happened(message.published, message.body, message.headers.get(CONTENT_TYPE), message.id))
         keys = {None, message.key}
-        await self._bench.store.write([Write(event_key(message.topic, key), event, ttl=KEPT) for key in keys])
+        await store.write([Write(event_key(topic, key), event, ttl=KEPT) for key in keys])
         writes: list[Write] = []
         emits: list[Outgoing] = []
         for key in keys:
-            for place, entry in (await self._bench.store.scan(waiters_prefix(message.topic, key))).items():
+            for place, entry in (await store.scan(waiters_prefix(topic, key))).items():
                 waiter = waiter_of(entry.value)
-                if waiter.key != key:
-                    continue  # a key that begins with this one
-                resumed = await self._resumed(waiter)
-                if resumed is not None:
-                    writes.append(Write(waiter.step, event, ttl=RUN_TTL))
-                    emits.append(self._resume(waiter, resumed))
+                if waiter.key != key or message.id in waiter.heard:
+                    continue  # a key that begins with this one; or a copy of what it has waited for before
+                if await self._decided(waiter, event, message.id):
+                    resumed = await self._resumed(waiter)
+                    emits += () if resumed is None else (self._resume(waiter, resumed),)
                 writes.append(Write(place, None))
         return Outcome(delivery, Action.ACK, emits=emits, writes=writes)
+
+    async def _decided(self, waiter: Waiter, event: bytes, id: str) -> bool:
+        """Have this event be what came of its waiting; False if something else did."""
+        store = self._bench.store
+        if (await store.write([Write(waiter.step, event, ttl=RUN_TTL, expect=0)]))[0]:
+            return True
+        entry = (await store.get((waiter.step,))).get(waiter.step)
+        return entry is not None and happened_of(entry.value).id == id  # before a crash: it may not have been told
 
     async def _resumed(self, waiter: Waiter) -> int | None:
         """The number of the copy that takes it up, in its record so that older ones are known as such; None if it is

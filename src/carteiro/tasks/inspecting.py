@@ -207,8 +207,8 @@ class Inspection:
             view = _beside(message, view if record is not None or ran is not None else None)
         elif letter is not None and record is None:
             view = _dead(letter)
-        if node is not None and not view.task:
-            view = msgspec.structs.replace(view, task=node.task, topic=node.edge.topic)
+        if node is not None and (not view.task or failed_with is not None):  # the rest is the other's
+            view = TaskView(id, node.task, view.status, node.edge.topic, 1, view.at, run=run, error=view.error)
         (view,) = await self.completed([view])
         return TaskDetails(view, record, node, message, letter, failed_with)
 

@@ -45,6 +45,8 @@ RUN_TTL: Final = 90 * 86_400.0
 """Seconds for which what somebody still waits for is kept: between two members of a join, for one."""
 OPEN: Final = "open:"
 """Begins the key of a run that is not over."""
+OPEN_TTL: Final = 365 * 86_400.0
+"""Seconds that a run may take: one that was never begun, for its caller died, is kept no longer."""
 
 
 class Flaw(msgspec.Struct, frozen=True, array_like=True):
@@ -71,8 +73,6 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
     worker: str = ""
     sent: float = 0.0
     """When it was published."""
-    started: float | None = None
-    """When its last attempt began."""
     until: float | None = None
     """When it goes on by itself: the next attempt, or the end of its waiting."""
     waits_for: str = ""

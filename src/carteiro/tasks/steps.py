@@ -23,19 +23,21 @@ wait for it is not missed: it counts if it was published after the task was.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
 from typing import Any, Final, ParamSpec, TypeVar, overload
 
 import msgspec
 
 from carteiro.durations import Duration, seconds
-from carteiro.errors import CarteiroError
-from carteiro.handlers.codecs import decoder, encode
+from carteiro.errors import CarteiroError, InvalidBody, Unencodable
+from carteiro.handlers.codecs import decoder
 from carteiro.handlers.signature import name_of, read_signature
 from carteiro.message import CONTENT_TYPE, NO_HEADERS, Message, Write
+from carteiro.ports.store import Entry
 from carteiro.tasks.context import Context, current_bench
 from carteiro.tasks.records import BEGAN, RESUME, RUN_TTL, step_key
+from carteiro.tasks.values import read, written
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -74,6 +76,8 @@ class Waiter(msgspec.Struct, frozen=True, array_like=True):
     message_key: str | None
     correlation_id: str
     resumed: int
+    heard: tuple[str, ...] = ()
+    """The ids of the events that it has waited for before: one that is delivered twice is no other."""
 
 
 class Happened(msgspec.Struct, frozen=True, array_like=True):
@@ -82,6 +86,7 @@ class Happened(msgspec.Struct, frozen=True, array_like=True):
     at: float
     body: bytes | None
     content_type: str | None = None
+    id: str = ""
 
 
 def waiters_prefix(topic: str, key: str | None) -> str:
@@ -115,68 +120,79 @@ async def step(name: str, function: Callable[..., Any], /, *args: Any, **kwargs:
     """
     context, bench = current_bench("step(…)")
     key = step_key(context.id, _numbered(context, name))
-    decode = _decoder(_returns(function))
     entry = (await bench.get((key,))).get(key)
     if entry is None:
         result = function(*args, **kwargs)
         if inspect.isawaitable(result):
             result = await result
-        value = encode(result)[0]
+        value = _written(name, result)
         if (await bench.store.write([Write(key, value, ttl=RUN_TTL, expect=0)]))[0]:
-            return decode(_as_message(value))
+            return _read(name, value, function)
         entry = (await bench.store.get((key,)))[key]
-    return decode(_as_message(entry.value))
+    return _read(name, entry.value, function)
 
 
 async def wait_for(topic: str, *, key: str | None = None, timeout: Duration | None = None, returns: Any = Any) -> Any:
-    """Return the body, as `returns`, of the next event of `topic` with this key (None: with any), published since this
-    task was.
+    """Return the body, as `returns`, of the next event of `topic` with this key (None: with any) that was published
+    since this task was and that it has not waited for before; of several that are there already, the last.
 
-    If it is not there yet, this ends the attempt, which counts as none, and the task is taken up again when it comes:
+    If there is none yet, this ends the attempt, which counts as none, and the task is taken up again when it comes:
     what comes before must be in steps, for it runs again. Raises EventTimeout, a TimeoutError, after `timeout`.
     """
     context, bench = current_bench("wait_for(…)")
-    message = context.delivery.message
+    message, store = context.delivery.message, bench.store
     name = _numbered(context, f"wait_for {topic}")
     step_at, waiter_at = step_key(context.id, name), f"{waiters_prefix(topic, key)}{context.id}:{name}"
-    found = await bench.get((step_at, waiter_at))
+    kept_at = event_key(topic, key)
+    since = float(message.headers.get(BEGAN, message.published))
+
+    def kept(found: Mapping[str, Entry]) -> Happened | None:
+        """The event, if it has come already."""
+        happened = happened_of(found[kept_at].value) if kept_at in found else None
+        return happened if happened is not None and happened.at >= since and happened.id not in context.heard else None
+
+    async def decided(happened: Happened) -> Any:
+        """Have this be what came of waiting, unless something else is already."""
+        if not (await store.write([Write(step_at, pack(happened), ttl=RUN_TTL, expect=0)]))[0]:
+            happened = happened_of((await store.get((step_at,)))[step_at].value)
+        await store.write([Write(waiter_at, None)])
+        return _event(context, happened, topic, key, returns)
+
+    found = await bench.get((step_at, waiter_at, kept_at))
     if step_at in found:
-        return _event(happened_of(found[step_at].value), topic, key, returns)
+        return _event(context, happened_of(found[step_at].value), topic, key, returns)
     now = bench.clock.time()
     if waiter_at in found:
         until = waiter_of(found[waiter_at].value).until
+    elif (happened := kept(found)) is not None:
+        return await decided(happened)
     else:
         await bench.listen(topic)
         until = None if timeout is None else now + seconds(timeout)
-        headers = {**message.headers, BEGAN: message.headers.get(BEGAN, repr(message.published))}
         waiter = Waiter(
-            context.id, message.topic, key, step_at, until, message.body, headers, message.key,
-            message.correlation_id, int(message.headers.get(RESUME, 0)),
+            context.id, message.topic, key, step_at, until, message.body, {**message.headers, BEGAN: repr(since)},
+            message.key, message.correlation_id, int(message.headers.get(RESUME, 0)), tuple(context.heard),
         )  # fmt: skip
-        await bench.store.write(
-            [Write(waiter_at, pack(waiter), ttl=RUN_TTL + (FOREVER if until is None else until - now))]
-        )
+        lasts = FOREVER if until is None else until - now
+        await store.write([Write(waiter_at, pack(waiter), ttl=RUN_TTL + lasts)])
         # Whoever tells an event keeps it first and looks for waiters then: one of the two sees the other.
-        event = await bench.store.get((event_key(topic, key),))
-        for entry in event.values():
-            happened = happened_of(entry.value)
-            if happened.at >= float(message.headers.get(BEGAN, message.published)):
-                await bench.store.write([Write(step_at, entry.value, ttl=RUN_TTL), Write(waiter_at, None)])
-                return _event(happened, topic, key, returns)
+        if (happened := kept(await store.get((kept_at,)))) is not None:
+            return await decided(happened)
     if until is not None and until <= now:
-        timed_out = Happened(now, None)
-        if (await bench.store.write([Write(step_at, pack(timed_out), ttl=RUN_TTL, expect=0)]))[0]:
-            await bench.store.write([Write(waiter_at, None)])
-            return _event(timed_out, topic, key, returns)
-        return _event(happened_of((await bench.store.get((step_at,)))[step_at].value), topic, key, returns)
+        return await decided(Happened(now, None))
     raise Paused(topic, FOREVER if until is None else until - now, until)
 
 
-def _event(happened: Happened, topic: str, key: str | None, returns: Any) -> Any:
+def _event(context: Context, happened: Happened, topic: str, key: str | None, returns: Any) -> Any:
     if happened.body is None:
         what = f"`{topic}`" if key is None else f"`{topic}` with the key `{key}`"
         raise EventTimeout(f"no {what} came in time")
-    return _decoder(returns)(_as_message(happened.body, happened.content_type))
+    context.heard.append(happened.id)
+    headers = NO_HEADERS if happened.content_type is None else {CONTENT_TYPE: happened.content_type}
+    try:
+        return _decoder(returns)(Message("", topic, happened.body, key, headers, "", happened.at))
+    except InvalidBody as error:
+        raise InvalidBody(f"the event of `{topic}` is not what wait_for(returns=…) says: {error}") from error
 
 
 def _numbered(context: Context, name: str) -> str:
@@ -185,15 +201,24 @@ def _numbered(context: Context, name: str) -> str:
     return name if number == 0 else f"{name}#{number + 1}"
 
 
-def _returns(function: Callable[..., Any]) -> Any:
-    return read_signature(function, f"step `{name_of(function)}`", lenient=True).returns
+def _written(name: str, value: Any) -> bytes:
+    try:
+        return written(value)
+    except Unencodable as error:
+        raise Unencodable(f"step `{name}` returned what cannot be kept: {error}") from error
+
+
+def _read(name: str, value: bytes, function: Callable[..., Any]) -> Any:
+    """What the step has returned, as its function's annotation says."""
+    returns = read_signature(function, f"step `{name}`", lenient=True).returns
+    try:
+        return read(value, returns)
+    except InvalidBody as error:
+        raise InvalidBody(
+            f"what step `{name}` returned is not what `{name_of(function)}` says it returns: {error}"
+        ) from error
 
 
 @lru_cache(maxsize=512)
 def _decoder(annotation: Any) -> Callable[[Message], Any]:
     return decoder(annotation)
-
-
-def _as_message(body: bytes, content_type: str | None = None) -> Message:
-    headers = NO_HEADERS if content_type is None else {CONTENT_TYPE: content_type}
-    return Message("", "", body, None, headers, "", 0.0)

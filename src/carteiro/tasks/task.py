@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, ParamSpec, TypeVar, get_origin
@@ -59,6 +60,8 @@ class Task(Generic[P, C, T]):
     Calling a task calls its function, here and now. `delay` and `apply_async` send it to a worker; `s` and `si` make a
     call to be put together with others.
     """
+
+    __name__: str
 
     def __init__(
         self,
@@ -175,6 +178,14 @@ class Task(Generic[P, C, T]):
         context = current_task(f"`{self.name}.retry_state`")
         message = context.delivery.message
         return RetryState(message.attempt, context.retry.attempts, context.delivery.history, message.published_at)
+
+    @property
+    def importable(self) -> Callable[P, C]:
+        """What another process finds by the function's name: this, or the function if that is what stands there."""
+        found: Any = sys.modules.get(self.function.__module__)
+        for part in getattr(self.function, "__qualname__", self.name).split("."):
+            found = getattr(found, part, None)
+        return self if found is self else self.function
 
     def belong(self, desk: Desk) -> None:
         """Raises ConfigurationError if it is another app's already."""

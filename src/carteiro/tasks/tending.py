@@ -17,7 +17,18 @@ from carteiro.message import Write
 from carteiro.ports.clock import Clock
 from carteiro.ports.store import Entry, Store
 from carteiro.tasks.graph import unpack_node
-from carteiro.tasks.records import OPEN, PART_TTL, node_id, node_key, record_of, run_key, run_of, scope_key, task_key
+from carteiro.tasks.records import (
+    OPEN,
+    PART_TTL,
+    node_id,
+    node_key,
+    open_key,
+    record_of,
+    run_key,
+    run_of,
+    scope_key,
+    task_key,
+)
 
 log = logging.getLogger("carteiro.tasks")
 
@@ -53,6 +64,7 @@ class Tending:
         """Move the ends of its parts on, if they are near enough."""
         found = await self._store.get((run_key(run),))
         if run_key(run) not in found:
+            await self._store.write([Write(open_key(run), None)])
             return
         info = run_of(found[run_key(run)])
         if self._clock.time() - info.created < PART_TTL / 4:
