@@ -5,7 +5,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test soak servers lint types format bench clean
+.PHONY: help run demo video test soak servers lint types format bench clean
 
 help: ## show this
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile | while IFS='	' read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
@@ -15,6 +15,9 @@ run: $(VENV)/.run ## run the shop: web API and workers on the embedded broker
 
 demo: $(VENV)/.run ## feed 1,000 orders through the shop and account for each; ARGS="--help" says more
 	@$(PY) -m examples.shop.demo $(ARGS)
+
+video: $(VENV)/.run ## run the video service: upload, encode in several sizes, watch
+	@$(PY) -m examples.video $(ARGS)
 
 test: servers ## run all the tests (but the soak); ARGS="-k retry" picks some
 	@$(PY) -m pytest $(ARGS)
