@@ -473,6 +473,8 @@ class Carteiro(Publishing):
             await self.connection.broker.declare(list(found))
             routes = [builder.route(subscription, sharing) for subscription, sharing in found.items()]
             await builder.start()
+            if crew.stopping:  # what is added now nobody would stop
+                return
             self._found = Found((*self._found.queues, *new.queues), (*self._found.events, *new.events))
             crew.add(f"{DEFAULT}+{len(crew.workers)}", self._worker(DEFAULT, routes))
             log.info("%s takes up %s", self.name, ", ".join((*new.queues, *new.events)))

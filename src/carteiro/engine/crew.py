@@ -16,6 +16,8 @@ class Crew:
         self.workers = dict(workers)
         self._running: set[asyncio.Task[None]] = set()
         self._added = asyncio.Event()
+        self.stopping = False
+        """Whether it is too late to add one."""
 
     def start(self) -> None:
         for worker in self.workers.values():
@@ -53,6 +55,7 @@ class Crew:
 
     async def stop(self, grace: float) -> None:
         """Stop all of them within about `grace` seconds; returns when all is settled and closed."""
+        self.stopping = True
         stopping = [worker.stop(grace) for worker in self.workers.values()]
         await _all(stopping)
 

@@ -147,10 +147,10 @@ class Writing:
         self._store = store
 
     def wants(self, outcome: Outcome) -> bool:
-        return any(map(_expects, outcome.writes))
+        return any(map(expects, outcome.writes))
 
     async def take(self, outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
-        expecting = [[*filter(_expects, outcome.writes)] for outcome in outcomes]
+        expecting = [[*filter(expects, outcome.writes)] for outcome in outcomes]
         made = iter(await self._store.write([write for writes in expecting for write in writes]))
         held = [False not in [next(made) for _ in writes] for writes in expecting]
         return [
@@ -179,12 +179,13 @@ class Joining:
         ]
 
 
-def _expects(write: Write) -> bool:
+def expects(write: Write) -> bool:
+    """Whether it holds only over a version that was read."""
     return write.expect is not None
 
 
 def _written(outcome: Outcome) -> Outcome:
-    return msgspec.structs.replace(outcome, writes=[write for write in outcome.writes if not _expects(write)])
+    return msgspec.structs.replace(outcome, writes=[write for write in outcome.writes if not expects(write)])
 
 
 def _stepped_back(outcome: Outcome) -> Outcome:

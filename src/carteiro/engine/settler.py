@@ -9,7 +9,7 @@ import msgspec
 
 from carteiro.engine.batcher import Batcher
 from carteiro.engine.failures import describe
-from carteiro.engine.forwarder import Forward, Forwarder, Joining, Publishing, Step, Writing
+from carteiro.engine.forwarder import STEP_BACK, Forward, Forwarder, Joining, Publishing, Step, Writing, expects
 from carteiro.engine.lane import Lane
 from carteiro.engine.reconnect import reconnect_wait
 from carteiro.errors import BrokerUnavailable
@@ -82,6 +82,8 @@ class Settler:
         if self._killed:
             return
         lost = await self._settled(outcomes)
+        if lost and self._store is None:
+            lost = await self._step_back(outcomes, lost)
         doubtful = sum(self.lanes[delivery.subscription].lost(delivery) for delivery in lost)
         if doubtful:
             log.warning(
@@ -113,6 +115,23 @@ class Settler:
                     return [delivery for outcome in outcomes for delivery in await self._settled([outcome])]
                 await self._refused(outcomes[0], error)
                 return ()
+
+    async def _step_back(self, outcomes: list[Outcome], lost: Sequence[Delivery]) -> Sequence[Delivery]:
+        """Have those come again soon that did not hold because the store has changed under them; returns the others."""
+        not_settled = set(lost)
+        changed = [one.delivery for one in outcomes if one.delivery in not_settled and any(map(expects, one.writes))]
+        if not changed:
+            return lost
+        try:
+            gone = await self._consumer.settle(
+                [Outcome(delivery, Action.RELEASE, delay=STEP_BACK) for delivery in changed]
+            )
+        except BrokerUnavailable:  # they come when their leases end
+            return lost
+        released = set(changed).difference(gone)
+        if released:
+            log.info("%d outcomes are not settled, and come again: the store has changed under them", len(released))
+        return [delivery for delivery in lost if delivery not in released]
 
     def _doubt(self, outcomes: list[Outcome]) -> None:
         for outcome in outcomes:

@@ -25,8 +25,10 @@ from carteiro.engine.endings import Endings, Surroundings
 from carteiro.engine.isolation import Pending, begin
 from carteiro.engine.routes import Handler
 from carteiro.errors import (
+    BrokerCorrupted,
     BrokerUnavailable,
     HandlerFailed,
+    InvalidBody,
     NoResult,
     ResultTooLarge,
     SoftTimeout,
@@ -38,6 +40,7 @@ from carteiro.handlers.codecs import decoder
 from carteiro.handlers.plan import Plan
 from carteiro.handlers.running import Called
 from carteiro.message import REPLY_TO, Action, Delivery, Failure, Message, Outcome, Subscription, Write
+from carteiro.policies.limit import Limit
 from carteiro.policies.retry import Retry
 from carteiro.tasks.bench import Bench, Stint
 from carteiro.tasks.context import Context, running
@@ -46,6 +49,7 @@ from carteiro.tasks.following import Followed, Sender, after_failure, after_succ
 from carteiro.tasks.graph import Node, Scope, unpack_node, unpack_scope
 from carteiro.tasks.permits import Permits
 from carteiro.tasks.records import (
+    ALARM,
     PART_TTL,
     RESUME,
     RETRY,
@@ -139,6 +143,8 @@ class TaskAttempt:
         if not self._seats.take_free():
             await self._seats.take(self._level)
         try:
+            if self._around.stopping:  # it has waited for its seat meanwhile
+                return Outcome(delivery, Action.RELEASE)
             return await self._handle(delivery)
         finally:
             self._seats.give_back()
@@ -169,6 +175,8 @@ class TaskAttempt:
         except BrokerUnavailable as error:
             log.warning("task %s %s waits for the store: %s", self._task.name, message.id, error)
             return Outcome(delivery, Action.RELEASE, delay=STEP_BACK)
+        except BrokerCorrupted as error:  # what is recorded cannot be read, and is not written over
+            return endings.failed(delivery, error)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -184,7 +192,8 @@ class TaskAttempt:
             known = Known(record, 0 if entry is None else entry.version, heard=heard)
             known.is_over = _is_over(message, record)
             if record is not None and record.status == "failed" and message.attempt == 1:
-                known.is_over = False  # a dead letter that was sent again: what is dead comes back in no other way
+                # A dead letter that was sent again: what is dead comes back in no other way. An alarm is late, though.
+                known.is_over = _resumed(message) < record.resumed
             return known
         final = task_key(node_id(run, 0))
         found = await self._bench.get((own, final, node_key(id)))
@@ -217,23 +226,13 @@ class TaskAttempt:
         elif node.takes is not None and known.taken is None:
             known.taken = taken(node.takes, known.run, found)
 
-    def _filled(self, message: Message, known: Known) -> Message:
-        """The message with its arguments, which for a node are in the store."""
-        if known.node is None:
-            return message
-        body = self._task.filled(known.node.arguments, known.taken)
-        return msgspec.structs.replace(message, body=body)
-
     async def _limited(self, delivery: Delivery, known: Known, endings: Endings) -> Outcome:
         """Run it if all its limits let it; otherwise it goes back to the broker until its turn is likely."""
         message = delivery.message
-        arguments: Mapping[str, Any] = {}
-        if self._arguments is not None:
-            arguments = {**self._task.defaults, **self._arguments(self._filled(message, known))}
         admitted: list[tuple[Permits, str]] = []
         try:
             for limit, permits in zip(self._task.options.limits, self._permits, strict=True):
-                key = limit.key_of(arguments)
+                key = "" if limit.per is None else self._key_of(limit, message, known)
                 wait = await permits.admit(key, message.id)
                 if wait > 0:
                     return Outcome(delivery, Action.RELEASE, delay=wait)
@@ -242,6 +241,19 @@ class TaskAttempt:
         finally:
             for permits, key in admitted:
                 permits.end(key, message.id)
+
+    def _key_of(self, limit: Limit, message: Message, known: Known) -> str:
+        """The key of its call. Many calls in one message start as one, so that theirs has to be the same."""
+        keys = set()
+        for call in [message] if known.node is None else self._calls(message, known.node, known.taken):
+            arguments = {} if self._arguments is None else self._arguments(call)
+            keys.add(limit.key_of({**self._task.defaults, **arguments}))
+        if len(keys) > 1:
+            raise InvalidBody(
+                f"a chunk of task `{self._task.name}` has {len(keys)} keys of its limit, {min(keys)} and {max(keys)} "
+                "among them: make chunks of one key each, or use map()"
+            )
+        return keys.pop()
 
     # -- while it runs ---------------------------------------------------------------------------------------------
 
@@ -277,10 +289,18 @@ class TaskAttempt:
             return await self._failed(delivery, known, endings, error, stint)
 
     def _call(self, message: Message, known: Known) -> Any:
-        if known.node is None or not known.node.each:
-            return self._invoke(self._filled(message, known))
-        bodies = self._task.filled_each(known.node.arguments, known.taken)
-        return self._each([msgspec.structs.replace(message, body=body) for body in bodies])
+        if known.node is None:
+            return self._invoke(message)
+        calls = self._calls(message, known.node, known.taken)
+        return self._each(calls) if known.node.each else self._invoke(calls[0])
+
+    def _calls(self, message: Message, node: Node, taken: bytes | None) -> Sequence[Message]:
+        """The message of a node with its arguments, which are in the store, once for each of its calls."""
+        if node.each:
+            bodies = self._task.filled_each(node.arguments, taken)
+        else:
+            bodies = [self._task.filled(node.arguments, taken)]
+        return [msgspec.structs.replace(message, body=body) for body in bodies]
 
     async def _each(self, messages: Sequence[Message]) -> list[Any]:
         results = [await self._invoke(message) for message in messages]
@@ -359,7 +379,6 @@ class TaskAttempt:
             "retrying",
             flaw=flaw_of(error, outcome.failure.traceback),
             until=self._around.clock.time() + outcome.delay,
-            resumed=_resumed(message),
         )
         write = self._write(message, record, known, ttl=RUN_TTL + outcome.delay)
         return msgspec.structs.replace(outcome, writes=[write, *self._left(stint)])
@@ -403,13 +422,7 @@ class TaskAttempt:
     def _paused(self, delivery: Delivery, known: Known, stint: Stint | None, pause: Paused) -> Outcome:
         """It waits for an event: its message is the alarm for the end of the waiting, if that has one."""
         message = delivery.message
-        record = self._record(
-            delivery,
-            "waiting",
-            until=pause.until,
-            waits_for=pause.topic,
-            resumed=_resumed(message),
-        )
+        record = self._record(delivery, "waiting", until=pause.until, waits_for=pause.topic)
         writes = [self._write(message, record, known, ttl=RUN_TTL + pause.delay), *self._left(stint)]
         if pause.until is None:
             return Outcome(delivery, Action.ACK, writes=writes)
@@ -460,13 +473,15 @@ class TaskAttempt:
         message = delivery.message
         return Record(
             status, self._task.name, self._around.clock.time(), message.topic, message.attempt,
-            worker=self._bench.worker, sent=message.published, **fields,
+            worker=self._bench.worker, sent=message.published, resumed=_resumed(message), **fields,
         )  # fmt: skip
 
     def _write(self, message: Message, record: Record, known: Known, ttl: float | None = None) -> Write:
         """Over the version that was read; the last node of a run keeps its result as long as any other result."""
         if ttl is None:
             ttl = self._kept.ttl if known.run is None else max(PART_TTL, self._kept.ttl)
+            if ALARM in message.headers:  # when that comes it has to find that the task is over
+                ttl = max(ttl, float(message.headers[ALARM]) - self._around.clock.time() + RUN_TTL)
         return Write(task_key(message.id), pack(record), ttl=ttl, expect=known.version)
 
     def _left(self, stint: Stint | None) -> Sequence[Write]:

@@ -119,7 +119,8 @@ class Bench:
 
     def leave(self, stint: Stint) -> Sequence[Write]:
         """What goes with the outcome of a task that was written down as running."""
-        self._stints.pop(stint.id, None)
+        if self._stints.get(stint.id) is stint:  # a message that came twice may run twice here
+            del self._stints[stint.id]
         return () if stint.marked is None else (Write(running_key(stint.id), None),)
 
     async def close(self) -> None:
@@ -164,7 +165,7 @@ class Bench:
         found = await self.get([key for stint in stints for key in stint.over])
         for stint in stints:
             over = (record_of(found.get(key)) for key in stint.over)
-            if any(record is not None and record.is_over for record in over) and stint.id in self._stints:
+            if any(record is not None and record.is_over for record in over) and self._stints.get(stint.id) is stint:
                 stint.cancelled = True
                 stint.task.cancel()
 

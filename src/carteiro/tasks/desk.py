@@ -386,7 +386,9 @@ class Desk:
                 tries += 1
                 continue
             if told is None:
-                raise ResultTimeout(f"no result of `{id}` within {timeout:g} s")
+                raise ResultTimeout(
+                    f"no result of `{id}` within {timeout:g} s: it has not ended yet, was never sent, or is forgotten"
+                )
             entry = told.get(key)
             record = record_of(entry)
             if record is not None and record.status in OVER:

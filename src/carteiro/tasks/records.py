@@ -36,7 +36,9 @@ RESUME: Final = "resume"
 
 BEGAN: Final = "began"
 """On a message that takes a task up again: when the task was published first, in seconds since the epoch."""
-RESERVED: Final = frozenset({RUN, UNIQUE, RETRY, RESUME, BEGAN, TYPE, EXPIRES_AT, CONTENT_TYPE})
+ALARM: Final = "alarm"
+"""On such a message, if there is one: when the last of the task's older copies comes, in seconds since the epoch."""
+RESERVED: Final = frozenset({RUN, UNIQUE, RETRY, RESUME, BEGAN, ALARM, TYPE, EXPIRES_AT, CONTENT_TYPE})
 """Headers that no call may give."""
 
 PART_TTL: Final = 2 * 86_400.0

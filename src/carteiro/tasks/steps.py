@@ -36,7 +36,7 @@ from carteiro.handlers.signature import name_of, read_signature
 from carteiro.message import CONTENT_TYPE, NO_HEADERS, Message, Write
 from carteiro.ports.store import Entry
 from carteiro.tasks.context import Context, current_bench
-from carteiro.tasks.records import BEGAN, RESUME, RUN_TTL, step_key
+from carteiro.tasks.records import ALARM, BEGAN, RESUME, RUN_TTL, step_key
 from carteiro.tasks.values import read, written
 
 P = ParamSpec("P")
@@ -169,8 +169,11 @@ async def wait_for(topic: str, *, key: str | None = None, timeout: Duration | No
     else:
         await bench.listen(topic)
         until = None if timeout is None else now + seconds(timeout)
+        headers = {**message.headers, BEGAN: repr(since)}
+        if until is not None:
+            headers[ALARM] = repr(max(until, float(headers.get(ALARM, until))))
         waiter = Waiter(
-            context.id, message.topic, key, step_at, until, message.body, {**message.headers, BEGAN: repr(since)},
+            context.id, message.topic, key, step_at, until, message.body, headers,
             message.key, message.correlation_id, int(message.headers.get(RESUME, 0)), tuple(context.heard),
         )  # fmt: skip
         lasts = FOREVER if until is None else until - now

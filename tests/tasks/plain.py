@@ -1,0 +1,5 @@
+"""A function that is no task where it stands."""
+
+
+def double(number: int) -> int:
+    return number * 2
