@@ -66,15 +66,20 @@ class Load:
     async def check(self) -> None:
         """Each acknowledged message has ended once, in one way; of the others each batch has, or it is not there.
 
-        That a batch is whole or not there is for brokers whose commit holds it.
+        That a batch is whole or not there is for brokers whose commit holds it, and that a message is not done and dead
+        of lost leases for those whose commit holds its ack and what it emits.
         """
         await self._here.collect()
         found = await self._here.account()
+        letters = await self._here.inspector.dead_letters()
+        worn = {letter.message.id for letter in letters if "WorkerLost" in letter.reason}
+        if not self._here.is_atomic:  # it was done, its ack was lost, and then its repeat's every lease
+            for id in worn & found.done.keys():
+                del found.dead[id]
         faults = found.faults(self.acknowledged, perhaps=True)
         ended = found.done + found.dead
         perhaps = {id for batch in self.unknown for id in batch}
-        letters = {letter.message.id: letter.reason for letter in await self._here.inspector.dead_letters()}
-        innocent = [id for id, reason in letters.items() if id not in self._doomed and "WorkerLost" not in reason]
+        innocent = {letter.message.id for letter in letters} - self._doomed - worn
         wrong = {
             "not ended": [str(found.open)] if found.open else [],
             "never published": ended.keys() - set(self.acknowledged) - perhaps,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 import pytest
+from pamqp import base, commands
 
 from carteiro import BrokerUnavailable, Carteiro, NotConnected
 from carteiro.backends.rabbitmq import RabbitBroker, RabbitConsumer
+from carteiro.backends.rabbitmq.channel import Channel
 from carteiro.backends.rabbitmq.link import Link
 from carteiro.message import Action, Outcome, Subscription
 from tests.rabbitmq.stage import (
@@ -141,6 +144,40 @@ async def _lost(consumer: RabbitConsumer, deliveries):
     while not (lost := await consumer.renew(deliveries)):  # noqa: ASYNC110 (nobody tells)
         await asyncio.sleep(0.01)
     return lost
+
+
+async def test_a_consumer_whose_connection_ends_with_the_answer_that_opened_its_channel_comes_back(
+    rabbitmq_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    async with connected(rabbitmq_url, ORDERS) as broker:
+        consumer = broker.consume([ORDERS])
+        await broker.publish([outgoing(b"hello")])
+        _end_with(monkeypatch, commands.Channel.OpenOk, 2)  # the first channel makes again what a restart has lost
+        with pytest.raises(BrokerUnavailable, match="ended by a test"):
+            await soon(consumer.fetch({ORDERS: 1}))
+        assert [one.message.body for one in await soon(take(consumer))] == [b"hello"]
+
+
+async def test_who_publishes_on_a_connection_that_ends_with_the_answer_that_opened_it_is_told_at_once(
+    rabbitmq_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    async with connected(with_query(rabbitmq_url, timeout="60"), ORDERS) as broker:
+        _end_with(monkeypatch, commands.Confirm.SelectOk, 1)
+        with pytest.raises(BrokerUnavailable, match="ended by a test"):
+            await soon(broker.publish([outgoing()]))
+        assert await broker.publish([outgoing()]) == []
+
+
+def _end_with(monkeypatch: pytest.MonkeyPatch, kind: type[base.Frame], number: int) -> None:
+    """Have a connection end in the same segment as the so-manieth answer of this kind: nobody runs in between."""
+    answer, counted = Channel._answer, itertools.count(1)
+
+    def answered(self: Channel, value: object) -> None:
+        answer(self, value)
+        if isinstance(value, kind) and next(counted) == number:
+            self.link.abort("ended by a test")
+
+    monkeypatch.setattr(Channel, "_answer", answered)
 
 
 async def test_a_worker_whose_channel_is_closed_says_so_and_goes_on(

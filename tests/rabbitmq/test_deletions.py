@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 
 import pytest
 
 from carteiro import BrokerError, BrokerUnavailable, Carteiro
-from carteiro.message import Action, Subscription
+from carteiro.backends.rabbitmq import RabbitBroker
+from carteiro.message import Action, Delivery, Subscription
+from carteiro.ports.broker import Consumer
 from tests.rabbitmq.stage import (
     ORDERS,
     Handled,
@@ -24,6 +26,7 @@ from tests.rabbitmq.stage import (
     shop,
     soon,
     take,
+    until,
     working,
 )
 from tests.servers.rabbitmq import RabbitServer
@@ -85,6 +88,7 @@ async def test_what_was_claimed_of_a_queue_that_was_deleted_cannot_be_settled(
         idle = asyncio.ensure_future(consumer.fetch({ORDERS: 1}))
         await operator.delete_queue(operator.queue())
         await _until_there(broker)
+        await until(lambda: _are_lost(consumer, held))
         lost = await settle(consumer, held, Action.ACK, emits=[outgoing(topic="other")])
         assert lost == held
         await broker.publish([outgoing(b"new")])
@@ -95,7 +99,12 @@ async def test_what_was_claimed_of_a_queue_that_was_deleted_cannot_be_settled(
         await settle(consumer, new)
 
 
-async def _until_there(broker) -> None:
+async def _are_lost(consumer: Consumer, held: Sequence[Delivery]) -> bool:
+    """Whether it was told of it: that comes on another connection than who publishes has."""
+    return await consumer.renew(held) == held
+
+
+async def _until_there(broker: RabbitBroker) -> None:
     async with asyncio.timeout(20):
         while await broker.publish([outgoing(b"is it there?")]):  # noqa: ASYNC110 (nobody tells)
             await asyncio.sleep(0.01)

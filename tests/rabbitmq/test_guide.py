@@ -30,7 +30,7 @@ from tests.rabbitmq.stage import (
     working,
 )
 from tests.rabbitmq_natives.stage import Place
-from tests.servers.rabbitmq import RabbitServer
+from tests.servers.rabbitmq import ADVANCED, RabbitServer
 
 pytestmark = pytest.mark.needs("rabbitmq")
 
@@ -78,6 +78,7 @@ async def test_every_queue_and_exchange_is_called_as_the_guide_says(rabbitmq_ser
     assert {name for name in exchanges if name.startswith(prefix)} == {prefix, f"{prefix}.private"}
     assert {name for name in exchanges if name.startswith("carteiro.")} - {"carteiro.private"} == {
         *levels,
+        "carteiro.delay.gate",
         "carteiro.delay.end",
         "carteiro.unrouted",
     }
@@ -95,6 +96,14 @@ async def test_what_is_due_for_a_group_that_was_removed_is_in_the_queue_for_that
             return content is not None and content[5] == b"late"
 
         await until(is_there)
+
+
+async def test_the_setting_for_what_falls_due_while_a_server_starts_is_taken_as_it_is_written(
+    each_rabbitmq_server: RabbitServer,
+):
+    assert f"```erlang\n{ADVANCED}\n```" in GUIDE  # the servers of these tests have it too
+    asking = "application:get_env(rabbit, dead_letter_worker_publisher_confirm_timeout)"
+    assert await asyncio.to_thread(each_rabbitmq_server.evaluate, asking) == "{ok, 5000}"
 
 
 # -- the wire ---------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from tests.rabbitmq.stage import (
     with_query,
     working,
 )
-from tests.servers.rabbitmq import RabbitServer
+from tests.servers.rabbitmq import Program, RabbitServer, programs
 
 pytestmark = pytest.mark.needs("rabbitmq")
 
@@ -134,6 +134,28 @@ def _has_consumers(app: Carteiro, topic: str):
         return any(status.consumers for status in groups if status.topic == topic)
 
     return has
+
+
+@pytest.mark.parametrize("program", programs(), ids=lambda program: program.name)
+async def test_what_falls_due_while_a_server_starts_comes_to_all_groups_once_someone_is_connected(program: Program):
+    """A server that starts has its queues give up what is due before it has all bindings again."""
+    groups = [Subscription("orders", group, lease=60.0) for group in ("audit", "shop", "stock")]
+    with RabbitServer(program=program) as server:
+        async with connected(server.url, *groups) as broker:
+            queues = [Operator(server, broker).queue(group) for group in groups]
+            await asyncio.to_thread(server.sync)
+            await broker.publish([outgoing(b"%d" % number, delay=1.6) for number in range(20)])
+            server.kill()
+        await asyncio.to_thread(server.start)
+        await asyncio.to_thread(server.until, lambda: "Cannot forward" in server.log(), "with something that is due")
+
+        async def has_come(count: int) -> bool:
+            counts = await asyncio.to_thread(server.messages)
+            return [counts[queue] for queue in queues] == [count] * 3
+
+        assert await has_come(0)
+        async with connected(server.url):
+            await until(lambda: has_come(20))
 
 
 async def test_a_process_that_only_publishes_goes_on_over_a_restart(server: RabbitServer, url: str):

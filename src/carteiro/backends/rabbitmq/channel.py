@@ -63,7 +63,7 @@ class Channel:
         """The answer to come: a method, or for a Get what it got, or None. Answers come in the order asked."""
         answer = self.link.loop.create_future()
         if self.error is not None:
-            answer.set_exception(self.error)
+            fail(answer, self.error)
         else:
             self._waiting.append(answer)
             self.say(method)

@@ -131,6 +131,7 @@ class RabbitConsumer:
             link = self._server.new_link("consuming", self._heartbeat)
             await link.open()
             self._link = link
+            await self._server.make_again_what_is_in_memory(link)  # it may be that nobody publishes for long
         for copier in self._copiers.values():
             copier.start(self._link)
         for feed, count in wanted.items():
@@ -154,6 +155,7 @@ class RabbitConsumer:
                 self._server.forget(subscription)
                 raise _gone(subscription)
             log.error("the queue of %s was deleted, with all that was in it: it is made again", subscription)
+            await self._server.until_noticed()
         link = self._link if is_exclusive(subscription) else None
         await self._server.run(topology.queue(self._server.names, subscription), link)
 

@@ -28,6 +28,7 @@ STEP: Final = 0.1
 """Seconds: the shortest delay. What is asked for is rounded up to it."""
 LONGEST: Final = STEP * (2**LEVELS - 1)
 _LEVEL: Final = "carteiro.delay."
+_GATE: Final = f"{_LEVEL}gate"
 LAST: Final = f"{_LEVEL}end"
 _UNROUTED: Final = "carteiro.unrouted"
 _KEPT: Final = 10_000
@@ -79,7 +80,6 @@ def declarations() -> Iterator[bytes]:
     quorum: dict[str, Any] = {"x-queue-type": "quorum", "x-max-length": _KEPT}
     yield methods.queue_declare(_UNROUTED, arguments=quorum)
     yield methods.queue_bind(_UNROUTED, _UNROUTED, "")
-    yield methods.exchange_declare(LAST, "topic", arguments={"alternate-exchange": _UNROUTED})
     for level in range(LEVELS):
         exchange, onwards = _exchange(level), _exchange(level - 1)
         yield methods.exchange_declare(exchange, "topic")
@@ -93,8 +93,20 @@ def declarations() -> Iterator[bytes]:
         yield methods.queue_declare(exchange, arguments=arguments)
         before = "*." * (LEVELS - 1 - level)
         yield methods.queue_bind(exchange, exchange, f"{before}1.#")
-        yield methods.exchange_bind(onwards, exchange, f"{before}0.#")
+        if level > 0:
+            yield methods.exchange_bind(onwards, exchange, f"{before}0.#")
+    yield from gate()
+
+
+def gate() -> Iterator[bytes]:
+    """What opens the way to the addresses, after a restart of the server too; again is harmless."""
+    lowest = _exchange(0)
+    yield methods.exchange_declare(LAST, "topic", arguments={"alternate-exchange": _UNROUTED})
+    yield methods.exchange_declare(_GATE, "fanout", durable=False)
+    yield methods.exchange_bind(LAST, _GATE, "")
+    yield methods.exchange_declare(lowest, "topic")
+    yield methods.exchange_bind(_GATE, lowest, f"{'*.' * (LEVELS - 1)}0.#")
 
 
 def _exchange(level: int) -> str:
-    return LAST if level < 0 else f"{_LEVEL}{level:02}"
+    return _GATE if level < 0 else f"{_LEVEL}{level:02}"

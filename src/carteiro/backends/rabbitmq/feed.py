@@ -117,6 +117,8 @@ class Feed:
             self._start_anew(await link.channel())
         channel = self._channel
         assert channel is not None
+        if channel.error is not None:  # it ended before it was ours, so that nobody has told us
+            raise channel.error
         if not self._prefetch:  # what earlier consumers have left unsettled is not counted against a new one's prefetch
             self._earlier = len(self.held) + len(self._buffer)
             self._earlier_until = self._newest

@@ -206,6 +206,8 @@ class Publisher:
                 link = await self._server.link()
                 channel = await link.channel()
                 await channel.call(methods.confirm_select())
+                if channel.error is not None:  # it has ended since, and would tell no line of that
+                    raise channel.error
                 link.on_blocked = lambda: _tell_of_block(link)
                 self._line = _Line(channel)
             return self._line

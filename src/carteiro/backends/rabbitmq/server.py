@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from carteiro.backends.rabbitmq import delays, positions, topology
 from carteiro.backends.rabbitmq.address import Address
@@ -21,6 +22,10 @@ from carteiro.backends.rabbitmq.register import Letters, Register
 from carteiro.errors import NotConnected
 from carteiro.message import Outgoing, Subscription
 from carteiro.ports.clock import Clock
+
+_TELLS_ALL: Final = (4,)
+_NOTICED: Final = 0.3
+"""Seconds after which a server before that has told all consumers of a queue that it was deleted."""
 
 
 class Server:
@@ -65,17 +70,17 @@ class Server:
     async def _connect(self) -> Link:
         link = self.new_link("publishing", self.address.heartbeat)
         await link.open()
-        await self._make_again_what_is_in_memory(link)
+        await self.make_again_what_is_in_memory(link)
         self._link = link
         return link
 
-    async def _make_again_what_is_in_memory(self, link: Link) -> None:
-        """A restart has lost the queues of broadcasts and replies: a request must not be published before its reply's
-        queue is there."""
+    async def make_again_what_is_in_memory(self, link: Link) -> None:
+        """A restart has lost the gate of what is delayed, and the queues of broadcasts and replies: a request must not
+        be published before its reply's queue is there."""
         mine = [one for one in self._declared.values() if one.ephemeral and not is_exclusive(one)]
-        if mine:
-            with contextlib.suppress(Refused):  # the exchange is gone too: who publishes finds out
-                await self.run((method for one in mine for method in topology.queue(self.names, one)), link)
+        queues = (method for one in mine for method in topology.queue(self.names, one))
+        with contextlib.suppress(Refused):  # the exchange is gone too: who publishes finds out
+            await self.run(itertools.chain(delays.gate(), queues), link)
 
     def new_link(self, purpose: str, heartbeat: float) -> Link:
         return Link(self.address, heartbeat=heartbeat, purpose=f"carteiro {self.names.prefix} {purpose}")
@@ -96,6 +101,7 @@ class Server:
 
         Broadcasts of other processes they alone know.
         """
+        await self.until_noticed()
         if await self._prepare():
             return  # with the list, nobody knows of others
         listing = await self.register.read()
@@ -108,6 +114,15 @@ class Server:
         await self.run(method for one in others for method in topology.queue(self.names, one))
         await self.run(topology.letters(one.queue) for one in listing.letters)
         await self.declare(own)
+
+    async def until_noticed(self) -> None:
+        """Return when a queue that was deleted can be made again without harm to those who consumed of it.
+
+        A server before 4.0 looks every 30 ms whether it is gone, and only then tells them. If it is there again by then
+        it goes on with that by itself, loses track of it, and brings nothing any more.
+        """
+        if (await self.link()).version < _TELLS_ALL:
+            await self.clock.sleep(_NOTICED)
 
     async def _prepare(self) -> bool:
         """Declare what all share; and if there is no list of the groups yet, what this process has, and return True."""
