@@ -135,6 +135,8 @@ class Carteiro(Publishing):
         self._queues: Queues | None = None
         if self._lease <= 0:
             raise ConfigurationError("lease= must be over 0 seconds")
+        if self._kept.ttl <= 0:
+            raise ConfigurationError("result_ttl= must be over 0 seconds: @app.task(result=False) keeps no result")
 
     @classmethod
     def from_config(cls, path: str | os.PathLike[str], name: str | None = None, **options: Any) -> Self:
@@ -448,6 +450,11 @@ class Carteiro(Publishing):
         assert connection.store is not None
         worker = f"{socket.gethostname()}:{os.getpid()}"
         apart = connection.store is not connection.broker.store
+        if self._store is None and not any(one.broker.store for one in self.connections.values()):
+            log.warning(
+                "%s keeps its tasks' results in ./%s, for its broker keeps none: workers on several machines need one "
+                "store for all, as in store=\"redis://…\"", self.name, EMBEDDED.partition(":///")[2],
+            )  # fmt: skip
         bench = Bench(self.name, connection.store, self.clock, worker, apart=apart, listen=self._listen)
         return Floor(self.name, bench, self._kept, self._lease)
 
@@ -461,13 +468,17 @@ class Carteiro(Publishing):
 
     @contextlib.asynccontextmanager
     async def _growing(self, builder: Builder, crew: Crew, only: Sequence[str]) -> AsyncIterator[None]:
-        """Take up the task queues and events that are found meanwhile; not so a worker that is for some groups only."""
+        """Take up the task queues and events that are found meanwhile; a worker for some queues only, the events."""
         store = self.connection.store
-        if not self.tasks.tasks or only or store is None:
+        if not self.tasks.tasks or (only and self.tasks.queues.isdisjoint(only)) or store is None:
             yield
             return
 
         async def take_up(new: Found) -> None:
+            if only:
+                new = Found((), new.events)
+            if new == Found():
+                return
             some = subscribers_of(self.name, self.tasks, self._task_concurrency, new, declared=False)
             found = subscriptions([self._placed(one) for one in some], self._defaults(None))
             await self.connection.broker.declare(list(found))

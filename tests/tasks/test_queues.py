@@ -101,3 +101,28 @@ async def test_a_queue_runs_as_many_at_once_as_it_is_said_to_and_no_more(stage: 
         await got(result)
 
     assert most == 2
+
+
+async def test_what_waits_behind_a_long_task_goes_to_a_worker_that_is_idle(stage: Stage):
+    gate, begun = Gate(), asyncio.Queue[str]()
+    workers = [stage.app(), stage.app()]
+    for name, app in zip(("busy", "idle"), workers, strict=True):
+        app.task_queue("default", concurrency=1)
+
+        @app.task
+        async def work(name: str = name) -> None:
+            begun.put_nowait(name)
+            await gate.through()
+
+    busy, idle = workers
+    work = busy.tasks["work"]
+    await stage.run(busy)
+    results = [await work.delay(), await work.delay()]
+    assert await soon(begun.get()) == "busy"  # and it may hold the other one, too
+
+    await stage.run(idle)
+    assert await soon(begun.get()) == "idle"
+
+    gate.open()
+    for result in results:
+        await got(result)

@@ -45,8 +45,8 @@ from carteiro.policies.retry import Retry
 from carteiro.tasks.bench import Bench, Stint
 from carteiro.tasks.context import Context, running
 from carteiro.tasks.flaws import flaw_of
-from carteiro.tasks.following import Followed, Sender, after_failure, after_success, nodes_in, taken
-from carteiro.tasks.graph import Node, Scope, unpack_node, unpack_scope
+from carteiro.tasks.following import GATHER_TASK, Followed, Sender, after_failure, after_success, nodes_in, taken
+from carteiro.tasks.graph import Edge, Node, Scope, unpack_node, unpack_scope
 from carteiro.tasks.permits import Permits
 from carteiro.tasks.records import (
     ALARM,
@@ -140,8 +140,8 @@ class TaskAttempt:
 
     async def __call__(self, delivery: Delivery) -> Outcome:
         """Raises nothing but the cancel of a worker that stops."""
-        if not self._seats.take_free():
-            await self._seats.take(self._level)
+        if not self._seats.take_free() and not await self._seats.take(self._level):
+            return Outcome(delivery, Action.RELEASE)  # another worker may have a seat for it
         try:
             if self._around.stopping:  # it has waited for its seat meanwhile
                 return Outcome(delivery, Action.RELEASE)
@@ -164,6 +164,11 @@ class TaskAttempt:
                     await self._take(message, known, known.node)
             if known.is_over:
                 return await self._again(delivery, known)
+            if known.run is not None and known.node is None:
+                raise NoResult(
+                    f"nothing is known of the run `{known.run}`: it was over long ago, no worker was up for "
+                    f"{PART_TTL / 86_400:g} days, or the store was emptied"
+                )
             if message.attempt > endings.retry.attempts:
                 lost = endings.lost(delivery)
                 return await self._gave_up(lost, known, _error_of(lost))
@@ -202,12 +207,10 @@ class TaskAttempt:
         if node_key(id) in found:
             known.node = unpack_node(found[node_key(id)].value)
         ended = record_of(found.get(final))
-        if _is_over(message, record) or (ended is not None and ended.status == "cancelled"):
-            known.is_over = True
-        elif known.node is None:
-            raise NoResult(f"nothing is known of the run `{run}`: it was over long ago, or the store was emptied")
-        elif ended is not None and ended.is_over and 0 in known.node.scopes:
-            known.is_over = True
+        in_it = known.node is not None and 0 in known.node.scopes
+        known.is_over = _is_over(message, record) or (
+            ended is not None and ended.is_over and (in_it or ended.status == "cancelled")
+        )
         return known
 
     async def _take(self, message: Message, known: Known, node: Node) -> None:
@@ -344,7 +347,7 @@ class TaskAttempt:
         if context.bench is None:
             return Outcome(delivery, Action.ACK, emits=emits, writes=_freed(message))
         body = written(result)
-        if len(body) > self._kept.size:
+        if len(body) > self._kept.size and self._task.name != GATHER_TASK:
             raise ResultTooLarge(
                 f"what task `{self._task.name}` returned has {len(body) / 1024:.0f} KB, and the app keeps results of "
                 f"up to {self._kept.size / 1024:.0f} KB: put it where large things are kept and return its name, or "
@@ -367,7 +370,7 @@ class TaskAttempt:
         outcome = endings.failed(delivery, error)
         message = delivery.message
         if outcome.action is Action.RELEASE or outcome.failure is None:
-            return outcome
+            return msgspec.structs.replace(outcome, writes=self._left(stint))
         if isinstance(error, asyncio.CancelledError):
             error = HandlerFailed("it was cancelled from within")
         if outcome.action is Action.DEAD:
@@ -454,13 +457,23 @@ class TaskAttempt:
         return after_success(self._sender(message, known.run), known.number, known.node, result)
 
     async def _follow_failure(self, message: Message, known: Known, record: Record) -> Followed:
-        if known.run is None or known.node is None:
+        if known.run is None:
             return Followed()
+        # Kept for as long as a member may wait that is not to begin any more: after its countdown, or for a retry.
+        ttl = max(RUN_TTL, self._kept.ttl)
+        if known.node is None:  # the run is forgotten: all that can be done is to tell who waits for its result
+            final = task_key(node_id(known.run, 0))
+            ended = record_of((await self._bench.get((final,))).get(final))
+            if ended is not None and ended.is_over:
+                return Followed()
+            node = Node(Edge(known.number, 1, message.topic, self._task.name), b"", None, (), (0,))
+            whole = {0: Scope(0, False, (), ())}
+            return after_failure(
+                self._sender(message, known.run), known.number, node, whole, record, self._bench.name, ttl
+            )
         keys = {exit: scope_key(known.run, exit) for exit in known.node.scopes}
         found = await self._bench.get(list(keys.values()))
         scopes: dict[int, Scope] = {exit: unpack_scope(found[key].value) for exit, key in keys.items() if key in found}
-        # Kept for as long as a member may wait that is not to begin any more: after its countdown, or for a retry.
-        ttl = max(RUN_TTL, self._kept.ttl)
         return after_failure(
             self._sender(message, known.run), known.number, known.node, scopes, record, self._bench.name, ttl
         )

@@ -20,7 +20,7 @@ What flows through a canvas:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Literal, Protocol, TypedDict, Unpack
 
@@ -248,6 +248,18 @@ def parts_of(canvas: Canvas) -> tuple[Canvas, ...]:
     return canvas.members if isinstance(canvas, Group) else ()
 
 
+def tasks_in(canvas: Canvas) -> Iterator[TaskLike]:
+    """The task of each of its calls, those of its callbacks among them."""
+    left: list[Canvas] = [canvas]
+    while left:
+        one = left.pop()
+        left += (*parts_of(one), *one.on_error)
+        if isinstance(one, Signature):
+            yield one.task
+        if isinstance(one, Signature | Group):
+            left += one.links
+
+
 # -- how they are made -----------------------------------------------------------------------------------------------
 
 
@@ -286,7 +298,8 @@ def mapped(task: TaskLike | Signature, items: Iterable[Any], *, errors: Errors =
 def chunks(task: TaskLike | Signature, items: Iterable[Any], size: int, *, errors: Errors = "stop") -> Group:
     """As `mapped`, with `size` calls in one message, made one after the other: for calls too small to be sent alone.
 
-    The result is a list of lists, one a chunk. A chunk is retried, and fails, as a whole.
+    The result is a list of lists, one a chunk. A chunk is retried, and fails, as a whole; to a limit of the task it is
+    one call, whose key (`per=`) all in it must have.
     """
     if size < 1:
         raise ConfigurationError(f"chunks(size={size}): at least one call goes into a message")

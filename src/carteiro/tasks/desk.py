@@ -30,7 +30,7 @@ from carteiro.ports.broker import Broker
 from carteiro.ports.clock import Clock
 from carteiro.ports.store import Store
 from carteiro.tasks.cancelling import cancel
-from carteiro.tasks.canvas import Canvas, Chain, Options, Priority, Signature
+from carteiro.tasks.canvas import Canvas, Chain, Options, Priority, Signature, TaskLike, tasks_in
 from carteiro.tasks.compiling import compile_canvas
 from carteiro.tasks.flaws import restored, with_errors
 from carteiro.tasks.following import Sender
@@ -189,7 +189,7 @@ class Desk:
                 raise ConfigurationError(
                     f"nothing takes the arguments that {canvas!r} is started with: it is immutable"
                 )
-            task, said = self[lone.task.name], lone.options.over(Options().but(**options), first=True)
+            task, said = self._own(lone.task), lone.options.over(Options().but(**options), first=True)
             message, unique = self._composed(task, (*args, *lone.args), {**kwargs, **lone.kwargs}, said=said)
             return await self._send(task, message, unique)
         run, graph = self._compiled(canvas, args, kwargs, options)
@@ -274,14 +274,23 @@ class Desk:
         self, canvas: Canvas, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Mapping[str, Any]
     ) -> tuple[str, Graph]:
         name = self._office.name
+        for task in tasks_in(canvas):
+            self._own(task)
         graph = compile_canvas(
             canvas, lambda queue, priority: topic_of(name, queue, priority), args=args, kwargs=kwargs,
             options=Options().but(**options),
         )  # fmt: skip
-        for node in graph.nodes.values():
-            if node.task:
-                _ = self[node.task]
         return new_id(), graph
+
+    def _own(self, task: TaskLike) -> Task[..., Any, Any]:
+        """Raises ConfigurationError for one of another app, whose workers are not asked for it."""
+        own = self[task.name]
+        if isinstance(task, Task) and own is not task:
+            raise ConfigurationError(
+                f"task `{task.name}` of a canvas is another app's, and not that of app `{self._office.name}`: a run is "
+                "of one app; start one of the other's from within a task"
+            )
+        return own
 
     async def _start(self, run: str, graph: Graph) -> None:
         link, store = self._connected(), self._store()

@@ -62,8 +62,12 @@ def with_errors(value: Any) -> Any:
     """A result with exceptions in place of the markers in its lists."""
     if isinstance(value, list):
         return [with_errors(one) for one in value]
-    if isinstance(value, dict) and value.keys() == {FAILED}:
-        mark = value[FAILED]
+    if (
+        isinstance(value, dict)
+        and value.keys() == {FAILED}
+        and isinstance(mark := value[FAILED], dict)
+        and "holds" in mark
+    ):
         holds = None if mark["holds"] is None else msgspec.json.encode(mark["holds"])
         return restored(Flaw(mark["type"], mark["error"], holds, mark["traceback"]))
     return value

@@ -37,7 +37,7 @@ class Floor:
             place = queue_of(self._name, subscription.topic)
             assert place is not None, subscription
             queue, level = place
-            seats = self._seats.setdefault(queue, Seats(concurrency, len(LEVELS)))
+            seats = self._seats.setdefault(queue, Seats(concurrency, len(LEVELS), self.bench.clock))
             return TaskAttempt(
                 task, handler, subscription, around, seats=seats, level=level, bench=self.bench,
                 permits=self._permits_of(task), kept=self._kept,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from carteiro.errors import BrokerUnavailable
 from carteiro.message import Write
 from carteiro.tasks.context import current_bench
-from carteiro.tasks.records import RUN_TTL, Progress, pack, progress_key
+from carteiro.tasks.records import PART_TTL, Progress, pack, progress_key
 
 if TYPE_CHECKING:
     from carteiro.tasks.bench import Bench
@@ -22,7 +22,8 @@ def set_progress(done: float, total: float | None = None, note: str | None = Non
     For tasks on the loop and in threads; raises ConfigurationError elsewhere.
     """
     context, bench = current_bench("set_progress(…)")
-    bench.tell(context.id, Progress(done, total, note, bench.clock.time()))
+    total = None if total is None else float(total)
+    bench.tell(context.id, Progress(float(done), total, None if note is None else str(note), bench.clock.time()))
 
 
 class Teller:
@@ -50,7 +51,7 @@ class Teller:
         try:
             while self._newest:
                 newest, self._newest = self._newest, {}
-                writes = [Write(progress_key(id), pack(one), ttl=RUN_TTL) for id, one in newest.items()]
+                writes = [Write(progress_key(id), pack(one), ttl=PART_TTL) for id, one in newest.items()]
                 with contextlib.suppress(BrokerUnavailable):  # the next one tells more
                     await self._bench.store.write(writes)
         finally:

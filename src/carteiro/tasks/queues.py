@@ -47,9 +47,9 @@ def subscriptions_of(app: str, queue: str, lease: float) -> list[Subscription]:
 
 
 def topics_of(app: str, queues: Collection[str], names: Sequence[str]) -> list[str]:
-    """`names`, and the topics of those among them that are task queues."""
+    """`names`, the topics of those among them that are task queues and, if any is, the group that hears of events."""
     levels = [topic_of(app, name, level) for name in names if name in queues for level in LEVELS]
-    return [*names, *levels]
+    return [*names, *levels, *([waits_group(app)] if levels else [])]
 
 
 def waits_group(app: str) -> str:

@@ -41,8 +41,8 @@ ALARM: Final = "alarm"
 RESERVED: Final = frozenset({RUN, UNIQUE, RETRY, RESUME, BEGAN, ALARM, TYPE, EXPIRES_AT, CONTENT_TYPE})
 """Headers that no call may give."""
 
-PART_TTL: Final = 2 * 86_400.0
-"""Seconds for which the parts of a run are kept, and moved on while it is open: see `tending.py`."""
+PART_TTL: Final = 7 * 86_400.0
+"""Seconds for which the parts of a run are kept, and moved on while it is open and a worker is up: see `tending.py`."""
 RUN_TTL: Final = 90 * 86_400.0
 """Seconds for which what somebody still waits for is kept: between two members of a join, for one."""
 OPEN: Final = "open:"

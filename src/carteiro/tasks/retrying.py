@@ -40,7 +40,7 @@ class _Sent(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def header_of(retry: Retry | int) -> str:
     """As the header `retry`. Raises ConfigurationError for a policy that is code: that cannot go with a message."""
-    if isinstance(retry, int):
+    if type(retry) is int:
         retry = Retry(attempts=retry)
     if not isinstance(retry, Retry):
         raise ConfigurationError(f"retry={retry!r}: give Retry(attempts=…, backoff=…), or a number of attempts")

@@ -30,7 +30,7 @@ from typing import Any, Final, ParamSpec, TypeVar, overload
 import msgspec
 
 from carteiro.durations import Duration, seconds
-from carteiro.errors import CarteiroError, InvalidBody, Unencodable
+from carteiro.errors import CarteiroError, InvalidBody, InvalidHandler, Unencodable
 from carteiro.handlers.codecs import decoder
 from carteiro.handlers.signature import name_of, read_signature
 from carteiro.message import CONTENT_TYPE, NO_HEADERS, Message, Write
@@ -212,8 +212,11 @@ def _written(name: str, value: Any) -> bytes:
 
 
 def _read(name: str, value: bytes, function: Callable[..., Any]) -> Any:
-    """What the step has returned, as its function's annotation says."""
-    returns = read_signature(function, f"step `{name}`", lenient=True).returns
+    """What the step has returned, as its function's annotation says; some, such as builtins, have none."""
+    try:
+        returns = read_signature(function, f"step `{name}`", lenient=True).returns
+    except InvalidHandler:  # it has been called, all the same
+        returns = Any
     try:
         return read(value, returns)
     except InvalidBody as error:

@@ -116,7 +116,8 @@ class Task(Generic[P, C, T]):
           `"normal"` or `"low"` within its queue.
         - `unique`: True, a key, or `Unique(…)`: while one is waiting or running, this returns the handle of that one.
         - `retry`: another policy than the task's own, or a number of attempts. `headers` and `key` are the message's.
-          `id`: a second task with it within the app's dedupe window is dropped.
+          `id`: a second task with it within the app's dedupe window is dropped, and one that comes later does not run
+          while it is kept how the first has ended.
 
         Raises TypeError for arguments that it does not take, Unencodable for what no body can hold, and what
         `app.publish` raises.

@@ -107,15 +107,19 @@ class Locks:
 
     async def sent(self, key: str, taken: Taken, window: float | None) -> None:
         """Its message is safe. If the task is over already its lock is gone, and stays so."""
-        ttl = RUN_TTL if window is None else window
-        lock = _pack(_Lock(taken.id, self._clock.time(), True))
-        await self._store.write([Write(key, lock, ttl=ttl, expect=taken.version)])
+        await self._say(key, taken, _Lock(taken.id, self._clock.time(), True), window)
 
     async def not_sent(self, key: str, taken: Taken, window: float | None) -> None:
         """Nobody knows whether its message is safe: whoever comes next sends it, under the same id, at once."""
+        await self._say(key, taken, _Lock(taken.id, 0.0, False), window)
+
+    async def _say(self, key: str, taken: Taken, lock: _Lock, window: float | None) -> None:
+        """Change the lock that was taken. The version alone does not tell it from a later one, which began at 1 too."""
+        entry = (await self._store.get((key,))).get(key)
+        if entry is None or _lock_of(entry.value).id != taken.id:
+            return
         ttl = RUN_TTL if window is None else window
-        lock = _pack(_Lock(taken.id, 0.0, False))
-        await self._store.write([Write(key, lock, ttl=ttl, expect=taken.version)])
+        await self._store.write([Write(key, _pack(lock), ttl=ttl, expect=taken.version)])
 
     async def _is_over(self, id: str) -> bool:
         key = task_key(id)
