@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 
 from tests.faults.scene import Queues, Scene, scene
+from tests.faults.task_scene import TaskScene, task_scene
 from tests.servers.rabbitmq import RabbitServer
 from tests.servers.redis import with_query
 
@@ -55,4 +56,12 @@ def url(request: pytest.FixtureRequest, system: str, file: Path, queues: Queues 
 @pytest_asyncio.fixture
 async def here(url: str, queues: Queues | None) -> AsyncIterator[Scene]:
     async with scene(url, queues=queues) as opened:
+        yield opened
+
+
+@pytest_asyncio.fixture
+async def tasks(here: Scene, system: str, tmp_path: Path) -> AsyncIterator[TaskScene]:
+    """On RabbitMQ, which keeps no state, beside a store in a file."""
+    store = f"sqlite:///{tmp_path / 'store.db'}" if system == "rabbitmq" else None
+    async with task_scene(here, tmp_path, store=store) as opened:
         yield opened

@@ -23,7 +23,7 @@ _TAIL = 15  # lines of each process that a failing test shows
 
 
 class WorkerProcess:
-    """A running `tests.faults.worker`."""
+    """A running `tests.faults.worker`, or another that takes options of its kind."""
 
     def __init__(self, process: asyncio.subprocess.Process, options: Options) -> None:
         self.options = options
@@ -38,7 +38,7 @@ class WorkerProcess:
     @classmethod
     async def start(cls, url: str, options: Options) -> WorkerProcess:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.faults.worker", url, msgspec.json.encode(options).decode(),
+            sys.executable, "-m", options.module, url, msgspec.json.encode(options).decode(),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, cwd=_ROOT,
         )  # fmt: skip
         return cls(process, options)

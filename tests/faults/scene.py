@@ -11,6 +11,7 @@ from typing import TypeVar
 import msgspec
 import pytest
 
+from carteiro.backends.rabbitmq.names import Names
 from carteiro.errors import BrokerUnavailable
 from carteiro.message import Action, Delivery, Message, Outcome, Outgoing, Subscription, new_id
 from carteiro.ports.broker import Backend, Broker, Consumer, Inspector
@@ -44,11 +45,11 @@ class Queues:
     vhost: str
     prefix: str
 
-    async def open(self) -> int:
-        """How many messages of WORK wait, are delayed or are claimed. The virtual host is this test's."""
+    async def open(self, subscription: Subscription = WORK) -> int:
+        """How many messages of it wait, are delayed or are claimed. The virtual host is this test's."""
         counts = await self._counts()
         delayed = sum(count for queue, count in counts.items() if queue.startswith("carteiro.delay"))
-        return counts[self._name(WORK)] + delayed
+        return counts[self._name(subscription)] + delayed
 
     async def count(self, subscription: Subscription) -> int:
         return (await self._counts())[self._name(subscription)]
@@ -61,7 +62,7 @@ class Queues:
                 await asyncio.sleep(LOOK)
 
     def _name(self, subscription: Subscription) -> str:
-        return f"{self.prefix}.{subscription.topic}@{subscription.group}"
+        return Names(self.prefix).queue(subscription)
 
 
 class MovedClock(SystemClock):
@@ -188,9 +189,14 @@ class Scene:
 
     async def open(self) -> int:
         """How many messages are not done and not dead: waiting, delayed, retrying, in flight."""
+        return await self.left(WORK.topic)
+
+    async def left(self, topic: str) -> int:
+        """How many messages of this topic, for the group `shop`, are not done and not dead."""
+        subscription = Subscription(topic, WORK.group)
         if self._queues is not None:
-            return await self._queues.open()
-        return (await status_of(self.inspector, WORK)).left
+            return await self._queues.open(subscription)
+        return (await status_of(self.inspector, subscription)).left
 
     async def account(self) -> Account:
         return await account(self.inspector, self.broker.features, WORK, DONE, self.done, await self.open())

@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 
@@ -31,14 +31,17 @@ from carteiro.ports.clock import SystemClock
 from carteiro.ports.registry import open_backend
 from tests.faults.wal import mark
 
-Step = Literal["claimed", "decoded", "handled", "committing", "settled"]
-"""Where a worker kills itself: the fetch returned; the handler begins; it has ended; all of the settle's statements are
-executed and COMMIT is next (SQLite), half of its request is sent (Redis), or what it emits is out and half of its ack
-is sent (RabbitMQ); it returned and nobody was told."""
+Step = Literal["publishing", "claimed", "decoded", "handled", "committing", "settled"]
+"""Where a worker kills itself: it is about to publish; the fetch returned; the handler begins; it has ended; all of the
+settle's statements are executed and COMMIT is next (SQLite), half of its request is sent (Redis), or what it emits is
+out and half of its ack is sent (RabbitMQ); it returned and nobody was told."""
 
 
 class Options(msgspec.Struct, kw_only=True, omit_defaults=True):
     """How the worker runs. Times are in seconds."""
+
+    module: ClassVar[str] = "tests.faults.worker"
+    """The program that takes these."""
 
     lease: float = 1.0
     attempts: int = 5
@@ -106,6 +109,11 @@ class Sabotaged(Layer):
     def consume(self, subscriptions: Sequence[Subscription]) -> Any:
         return SabotagedConsumer(self._inner.consume(subscriptions), self._worker)
 
+    async def publish(self, messages: Sequence[Outgoing]) -> Sequence[Outgoing]:
+        self._worker.crash_at("publishing")
+        unrouted: Sequence[Outgoing] = await self._inner.publish(messages)
+        return unrouted
+
 
 class SabotagedConsumer(Layer):
     """Dies at the step that the worker's options name, and tells what was refused."""
@@ -116,11 +124,12 @@ class SabotagedConsumer(Layer):
 
     async def fetch(self, room: Mapping[Subscription, int]) -> Sequence[Delivery]:
         deliveries: Sequence[Delivery] = await self._inner.fetch(room)
-        self._worker.crash_at("claimed")
+        if self._worker.is_victim(delivery.message for delivery in deliveries):
+            self._worker.crash_at("claimed")
         return deliveries
 
     async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[Delivery]:
-        ends = any(outcome.action is not Action.RELEASE for outcome in outcomes)
+        ends = self._worker.is_victim(one.delivery.message for one in outcomes if one.action is not Action.RELEASE)
         if ends:
             self._worker.crash_at("handled")
             self._worker.settling = True
@@ -129,6 +138,7 @@ class SabotagedConsumer(Layer):
             self._worker.crash_at("settled")
         for delivery in lost:
             self._worker.tell("refused", id=delivery.message.id, attempt=delivery.message.attempt)
+        self._worker.settled([one for one in outcomes if one.delivery not in lost])
         return lost
 
 
@@ -139,7 +149,7 @@ class WorkerApp:
         self.options = options
         self.settling = False
         self._stopping = False
-        self._go = asyncio.Event()
+        self.go = asyncio.Event()
         move_clock(options.clock)
         backend: Any = Sabotaged(open_backend(url), self)
         self.app = self._app(backend)
@@ -156,6 +166,13 @@ class WorkerApp:
     def crash_at(self, step: Step) -> None:
         if self.options.crash == step:
             die()
+
+    def is_victim(self, messages: Iterable[Message]) -> bool:
+        """Whether one of these is what the worker dies of."""
+        return any(True for _ in messages)
+
+    def settled(self, outcomes: Sequence[Outcome]) -> None:
+        """These are."""
 
     async def run(self) -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop)
@@ -189,7 +206,7 @@ class WorkerApp:
             if message.attempt <= task.fails:
                 raise Failed(f"attempt {message.attempt} of {task.fails} to fail")
             if task.do == "wait":
-                await self._go.wait()
+                await self.go.wait()
             elif task.do == "kill":
                 die()
             elif task.do == "exit":
@@ -235,7 +252,7 @@ class WorkerApp:
         while line := await reader.readline():
             command, *arguments = line.decode().split()
             if command == "go":
-                self._go.set()
+                self.go.set()
             elif command == "clock":
                 move_clock(float(arguments[0]))
                 self.tell("clock", offset=float(arguments[0]))
@@ -297,8 +314,8 @@ class Narrator(logging.Handler):
         self._worker.tell("log", text=self.format(record), trouble=running and running.trouble)
 
 
-async def main(url: str, options: Options) -> None:
-    worker = WorkerApp(url, options)
+async def main(worker: WorkerApp) -> None:
+    options = worker.options
     logging.getLogger("carteiro").addHandler(Narrator(worker))
     if options.user is not None:
         os.setuid(options.user)
@@ -310,4 +327,8 @@ async def main(url: str, options: Options) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], msgspec.json.decode(sys.argv[2], type=Options)))
+
+    async def work() -> None:
+        await main(WorkerApp(sys.argv[1], msgspec.json.decode(sys.argv[2], type=Options)))
+
+    asyncio.run(work())
