@@ -104,7 +104,7 @@ class Page:
 def browser(folder: Path) -> Iterator[Page]:
     """A page of a browser of its own, whose profile is in `folder`."""
     program = shutil.which("chromium")
-    assert program is not None, "mark the test with needs(\"chromium\")"
+    assert program is not None, 'mark the test with needs("chromium")'
     theirs_in, ours_out = os.pipe()
     ours_in, theirs_out = os.pipe()
     # It reads commands from 3 and writes answers to 4: what is there now has to be out of the way.

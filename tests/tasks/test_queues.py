@@ -115,9 +115,8 @@ async def test_what_waits_behind_a_long_task_goes_to_a_worker_that_is_idle(stage
             await gate.through()
 
     busy, idle = workers
-    work = busy.tasks["work"]
     await stage.run(busy)
-    results = [await work.delay(), await work.delay()]
+    results = [await busy.tasks["work"].delay() for _ in range(2)]
     assert await soon(begun.get()) == "busy"  # and it may hold the other one, too
 
     await stage.run(idle)
