@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from importlib.resources import files
 from typing import Final
 
 import msgspec
 
+_WORD: Final = re.compile(r"\w+")
 _COMMENT: Final = re.compile(r"^--.*\n", re.MULTILINE)
 _FUNCTION: Final = re.compile(r"^local function (\w+)\(.*?^end\n", re.MULTILINE | re.DOTALL)
 
@@ -35,8 +37,8 @@ def _load(name: str) -> Script:
 def _without_unused(parts: str, body: str) -> str:
     """Without the functions that a script does not call: each call of it would make all of them anew."""
     while True:
-        text = parts + body
-        unused = [found for found in _FUNCTION.finditer(parts) if len(re.findall(rf"\b{found[1]}\b", text)) == 1]
+        words = Counter(_WORD.findall(parts + body))
+        unused = [found for found in _FUNCTION.finditer(parts) if words[found[1]] == 1]
         if not unused:
             return parts
         for function in reversed(unused):
