@@ -31,7 +31,8 @@ def main() -> None:
         try:
             with SYSTEMS[name]() as system:
                 described = machine.describe(system)
-                results = _run(system, _field(parser, system, options), measured, options, console)
+                here = [one for one in system.measurements if one in measured]
+                results = _run(system, _field(parser, system, options), here, options, console)
         except Failed as error:
             sys.exit(f"{name}: {error}")
         raw[name] = {"machine": described} | {
@@ -39,7 +40,7 @@ def main() -> None:
             for one, result in results.items()
         }
         if options.write:
-            shown = picture.draw(name, system, results, page.PAGE.parent)
+            shown = picture.draw(name, system, results, page.PAGE.parent) if "handled" in results else ""
             command = " ".join(["python -m benchmarks", *sys.argv[1:]])
             page.write(name, list(results.values()), described, command, shown)
     if options.json:

@@ -6,6 +6,9 @@ from benchmarks.environments import program
 from benchmarks.processes import Report, Running
 from benchmarks.systems.base import Contestant
 
+QUIET = 1 << 30
+"""So many messages that a worker never tells its count: whoever is not listened to must not fill the pipe."""
+
 
 def work(contestant: Contestant, url: str, *, workers: int = 1, every: int = 1) -> Running:
     """So many worker processes, each of which tells its count at `every` messages."""
@@ -24,6 +27,12 @@ def publish(contestant: Contestant, url: str, mode: str, count: int, *, filling:
 def stamp(contestant: Contestant, url: str) -> Running:
     """Publish the time, at a fixed rate, until it is stopped."""
     return _publisher(contestant, url, "paced", 0)
+
+
+def call(contestant: Contestant, url: str, mode: str, count: int, size: int = 1) -> Running:
+    """Send tasks and wait for their results, as `contestants/calling.py` says."""
+    command = [program(contestant, "python"), "-m", "benchmarks.contestants.calling", contestant.module, mode]
+    return Running([*command, str(count), str(size)], environment=_broker(url))
 
 
 def carteiro(app: str, url: str, *, every: int = 1, **environment: str) -> Running:

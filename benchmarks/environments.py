@@ -23,11 +23,11 @@ def program(contestant: Contestant | None, name: str) -> str:
     """Where the contestant's `name` is: `python`, or a script that a package brought. None: in our own environment."""
     if contestant is None or not contestant.requires:
         return str(Path(sys.executable).parent / name)
-    return str(FOLDER / contestant.module / "bin" / name)
+    return str(_folder(contestant) / "bin" / name)
 
 
 def installed(contestant: Contestant) -> bool:
-    stamp = FOLDER / contestant.module / "installed"
+    stamp = _folder(contestant) / "installed"
     return not contestant.requires or (stamp.exists() and stamp.read_text() == _wanted(contestant))
 
 
@@ -36,7 +36,7 @@ def install(contestant: Contestant, say: Callable[[str], None]) -> None:
     if installed(contestant):
         return
     say(f"installing {contestant.name}")
-    folder = FOLDER / contestant.module
+    folder = _folder(contestant)
     venv.create(folder, with_pip=True, clear=True)
     command = [program(contestant, "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     done = subprocess.run([*command, *_wanted(contestant).split()], capture_output=True, text=True)
@@ -46,6 +46,10 @@ def install(contestant: Contestant, say: Callable[[str], None]) -> None:
             f"{done.stderr.strip()[-1000:]}"
         )
     (folder / "installed").write_text(_wanted(contestant))
+
+
+def _folder(contestant: Contestant) -> Path:
+    return FOLDER / (contestant.environment or contestant.module)
 
 
 def _wanted(contestant: Contestant) -> str:

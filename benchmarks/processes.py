@@ -69,10 +69,10 @@ class Running:
         os.close(self._reading)
         self._errors.close()
 
-    def next(self) -> list[Report]:
+    def next(self, patience: float = PATIENCE) -> list[Report]:
         """What has been told since; waits for something. Raises Ended, or Failed when nobody says a word."""
-        if not select.select([self._reading], [], [], PATIENCE)[0]:
-            raise Failed(self._account(f"said nothing for {PATIENCE:g} s"))
+        if not select.select([self._reading], [], [], patience)[0]:
+            raise Failed(self._account(f"said nothing for {patience:g} s"))
         data = os.read(self._reading, 1 << 16)
         if not data:
             raise Ended(self._account("ended too early"))
@@ -81,10 +81,10 @@ class Running:
         told: list[Report] = [json.loads(line) for line in lines if line.startswith(b"{")]
         return told
 
-    def first(self, field: str) -> Report:
+    def first(self, field: str, patience: float = PATIENCE) -> Report:
         """The first report that has `field`."""
         while True:
-            for report in self.next():
+            for report in self.next(patience):
                 if field in report:
                     return report
 

@@ -37,17 +37,27 @@ P = ParamSpec("P")
 class Publisher:
     """`one` publishes an order and returns when it is safe; `many` so many of them; `stamp` the time it was sent.
 
-    `alone` is `one` on the loop, where a publisher can do so.
+    `alone` is `one` on the loop, where a publisher can do so. What sends tasks has more to do, each with its results:
+    `trip` sends one, `chains` so many of so many steps, `chords` so many of so many members.
     """
 
     one: Callable[[], Awaitable[object]]
     many: Callable[[int], Awaitable[object]]
     stamp: Callable[[float], Awaitable[object]] | None = None
     alone: Callable[[], object] | None = None
+    trip: Callable[[], Awaitable[object]] | None = None
+    chains: Callable[[int, int], Awaitable[object]] | None = None
+    chords: Callable[[int, int], Awaitable[object]] | None = None
 
 
 def blocking(
-    one: Callable[[], object], stamp: Callable[[float], object], many: Callable[[int], object] | None = None
+    one: Callable[[], object],
+    stamp: Callable[[float], object] | None = None,
+    many: Callable[[int], object] | None = None,
+    *,
+    trip: Callable[[], object] | None = None,
+    chains: Callable[[int, int], object] | None = None,
+    chords: Callable[[int, int], object] | None = None,
 ) -> Publisher:
     """Of a library that blocks its caller; without `many` it has no bulk call, and many are one after another."""
 
@@ -55,7 +65,24 @@ def blocking(
         for _ in range(count):
             one()
 
-    return Publisher(_awaitable(one), _awaitable(many or one_after_another), _awaitable(stamp))
+    return Publisher(
+        _awaitable(one),
+        _awaitable(many or one_after_another),
+        stamp and _awaitable(stamp),
+        trip=trip and _awaitable(trip),
+        chains=chains and _awaitable(chains),
+        chords=chords and _awaitable(chords),
+    )
+
+
+def at_once(one: Callable[[], Awaitable[object]], limit: int) -> Callable[[int], Awaitable[object]]:
+    """What publishes many where there is no bulk call, so many at a time."""
+
+    async def many(count: int) -> None:
+        for start in range(0, count, limit):
+            await asyncio.gather(*(one() for _ in range(min(limit, count - start))))
+
+    return many
 
 
 def _awaitable(call: Callable[P, object]) -> Callable[P, Awaitable[object]]:

@@ -5,7 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from benchmarks.bench import Measurement
-from benchmarks.measurements import backlog, footprint, handled, idle, latency, publishing, startup, workers
+from benchmarks.measurements import (
+    backlog,
+    composed,
+    footprint,
+    handled,
+    idle,
+    large_chord,
+    latency,
+    publishing,
+    sending,
+    startup,
+    tasks,
+    trips,
+    workers,
+)
 
 MEASUREMENTS: Mapping[str, Measurement] = {
     "handled": handled.measure,
@@ -16,4 +30,10 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "memory": footprint.measure,
     "startup": startup.measure,
     "idle": idle.measure,
+    "tasks": tasks.measure,
+    "sending": sending.measure,
+    "trips": trips.measure,
+    "chains": composed.chains,
+    "chords": composed.chords,
+    "large chord": large_chord.measure,
 }

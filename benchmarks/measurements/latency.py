@@ -22,14 +22,24 @@ def measure(bench: Bench) -> Result:
     count = bench.size(SECONDS * RATE)
     waiting = [one for one in bench.contestants if one.waits and one.role is not Role.CALLS]
     delays = bench.in_turns({one.name: functools.partial(_delays, bench, one, count) for one in waiting})
+    return result(
+        bench,
+        delays,
+        "Latency across processes",
+        f"{RATE} messages a second from one process to a worker in another, which has nothing else to do; the time "
+        "from before the call of publish to the handler. A worker that cannot keep up falls behind.",
+    )
+
+
+def result(bench: Bench, delays: Mapping[str, Sequence[Sequence[float]]], title: str, how: str) -> Result:
+    """Of each contestant's delays in each round, in seconds."""
     found = {name: [{rank: _percentile(one, rank) for rank in RANKS} for one in some] for name, some in delays.items()}
     medians = {name: {rank: statistics.median(one[rank] for one in some) for rank in RANKS}
                for name, some in found.items()}  # fmt: skip
     ours = medians[bench.one(Role.OURS).name]
     return Result(
-        "Latency across processes",
-        f"{RATE} messages a second from one process to a worker in another, which has nothing else to do; the time "
-        "from before the call of publish to the handler. A worker that cannot keep up falls behind.",
+        title,
+        how,
         ("", "p50", "p99", "worst"),
         [[name, *(f"{milliseconds:,.2f} ms" for milliseconds in ranks.values())] for name, ranks in medians.items()],
         [

@@ -29,7 +29,7 @@ SECONDS = 0.75
 def measure(bench: Bench) -> Result:
     calls: dict[str, dict[str, Callable[[], Pace]]] = {
         mode: {
-            one.name: functools.partial(_published, bench, one, mode)
+            one.name: functools.partial(published, bench, one, mode)
             for one in bench.contestants
             if mode in one.publishes
         }
@@ -66,7 +66,8 @@ def measure(bench: Bench) -> Result:
     )
 
 
-def _published(bench: Bench, contestant: Contestant, mode: str) -> Pace:
+def published(bench: Bench, contestant: Contestant, mode: str) -> Pace:
+    """Of one process that publishes as `contestants/publishing.py` says of the mode."""
     count = -(-bench.size(contestant.publishes[mode] * SECONDS) // CONCURRENT) * CONCURRENT
     with bench.system.fresh() as url:
         told = publish(contestant, url, mode, count)

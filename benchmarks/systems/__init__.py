@@ -8,5 +8,6 @@ from benchmarks.systems.base import System
 from benchmarks.systems.rabbitmq import RabbitMQ
 from benchmarks.systems.redis import Redis
 from benchmarks.systems.sqlite import SQLite
+from benchmarks.systems.tasks import Tasks
 
-SYSTEMS: Mapping[str, Callable[[], System]] = {"sqlite": SQLite, "redis": Redis, "rabbitmq": RabbitMQ}
+SYSTEMS: Mapping[str, Callable[[], System]] = {"sqlite": SQLite, "redis": Redis, "rabbitmq": RabbitMQ, "tasks": Tasks}

@@ -25,6 +25,7 @@ class Contestant(msgspec.Struct, frozen=True):
     given to do is a multiple of it, so that nobody takes longer than another. Modes without one are not measured.
     `requires` are the packages of an environment of its own; who has none runs with this interpreter. `waits` is
     whether a worker goes on when there is nothing to do. `settings` are variables that its worker finds.
+    `environment` is the name of its environment, if that is not the module's. `composes`: it has chains and chords.
     """
 
     name: str
@@ -36,16 +37,19 @@ class Contestant(msgspec.Struct, frozen=True):
     requires: Sequence[str] = ()
     waits: bool = True
     settings: Mapping[str, str] = {}
+    environment: str = ""
+    composes: bool = False
 
 
 class Bounds(msgspec.Struct, frozen=True):
     """DESIGN's figures: ratios, milliseconds and megabytes. `p50_over_peer` is against the best peer's median.
 
-    `backlog` is how many messages wait in a long backlog.
+    `composed_over_peer` is for chains and chords. `backlog` is how many messages wait in a long backlog.
     """
 
     handled_over_peer: float = 10
     handled_over_bare: float = 0.5
+    composed_over_peer: float | None = None
     one_over_bare: float = 0.8
     bulk_over_peer: float | None = 10
     p50: float | None = None
@@ -72,6 +76,11 @@ class System(Protocol):
         ...
 
     @property
+    def measurements(self) -> Sequence[str]:
+        """The names of those that are made on it, in this order."""
+        ...
+
+    @property
     def contestants(self) -> Sequence[Contestant]: ...
 
     @property
@@ -88,6 +97,10 @@ class System(Protocol):
     def describe(self) -> Mapping[str, str]:
         """Which versions figures belong to."""
         ...
+
+
+MESSAGES = ("handled", "workers", "publishing", "latency", "backlog", "memory", "startup", "idle")
+"""What is measured wherever messages are."""
 
 
 def carteiro(handles: int, publishes: Mapping[str, int]) -> Contestant:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 
 from benchmarks.processes import Failed
-from benchmarks.systems.base import Bounds, Contestant, Role, carteiro, peer
+from benchmarks.systems.base import MESSAGES, Bounds, Contestant, Role, carteiro, peer
 from tests.servers.process import ServerDown
 from tests.servers.rabbitmq import RabbitServer
 
@@ -22,6 +22,7 @@ class RabbitMQ:
         "All are on durable quorum queues of one server, which confirm each publish when the disk has synced. "
         "FastStream, Celery and Taskiq declare them; Dramatiq declares no kind and gets its virtual host's default."
     )
+    measurements = MESSAGES
     contestants = (
         carteiro(40_000, {"one": 1_000, "concurrent": 8_000, "many": 15_000}),
         Contestant(

@@ -7,13 +7,13 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 
 import redis
 
 from benchmarks.processes import Failed
-from benchmarks.systems.base import Bounds, Contestant, Role, carteiro, huey, peer
+from benchmarks.systems.base import MESSAGES, Bounds, Contestant, Role, carteiro, huey, peer
 
 SETTINGS = {
     "appendonly": "yes",
@@ -32,7 +32,8 @@ class Redis:
     title = "Redis"
     place = "The server is one thread, which all workers share."
     safety = "One server for all, which keeps an append-only file and syncs it each second (`appendfsync everysec`)."
-    contestants = (
+    measurements: Sequence[str] = MESSAGES
+    contestants: Sequence[Contestant] = (
         carteiro(60_000, {"one": 8_000, "concurrent": 60_000, "many": 130_000}),
         Contestant(
             "bare loop", "bare_redis", (*BARE, "handle"), Role.BARE, 60_000,

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from benchmarks.systems.base import Bounds, Contestant, Role, carteiro, huey
+from benchmarks.systems.base import MESSAGES, Bounds, Contestant, Role, carteiro, huey
 
 BARE = ("python", "-m", "benchmarks.contestants.bare_worker")
 
@@ -17,6 +17,7 @@ class SQLite:
     title = "SQLite"
     place = "A file has one writer at a time, so what a second process adds is its decoding and handling."
     safety = "`synchronous=FULL` for all: each commit waits for the disk."
+    measurements = MESSAGES
     contestants = (
         carteiro(80_000, {"one": 3_000, "concurrent": 70_000, "many": 160_000}),
         Contestant(

@@ -49,6 +49,14 @@ def test_carteiro_and_the_bare_loop_are_measured_on_rabbitmq(tmp_path: Path) -> 
     assert {"carteiro", "bare loop"} <= set(measured["latency"]["rounds"])
 
 
+@pytest.mark.slow
+@pytest.mark.needs("redis")
+def test_tasks_are_measured_with_their_results(tmp_path: Path) -> None:
+    measured = run("tasks", tmp_path, "--only", "tasks,trips")
+    assert measured["tasks"]["figures"]["carteiro / best peer (Huey)"] > 0
+    assert set(measured["trips"]["rounds"]) == {"carteiro", "Huey"}
+
+
 def test_results_replace_what_stood_between_the_markers_of_their_system(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
