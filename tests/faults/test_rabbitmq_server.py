@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from carteiro.message import Subscription
-from tests.faults.load import OPTIONS, WORKERS, Load
-from tests.faults.scene import WORK, Queues, scene
+from tests.faults.load import ATTEMPTS, OPTIONS, WORKERS, Load
+from tests.faults.scene import WORK, Queues, Scene, scene
 from tests.faults.worker import Options, Task
 from tests.servers.rabbitmq import RabbitServer
 from tests.servers.redis import with_query
@@ -48,6 +48,8 @@ async def test_a_server_killed_stopped_frozen_emptied_of_clients_and_short_of_me
 ) -> None:
     async with scene(url, queues=queues) as here, here.crew(WORKERS, OPTIONS) as crew:
         await here.wait(crew.ready(), "the workers to be ready")
+        await old_letters(here)
+        await asyncio.to_thread(server.sync)
         load = Load(here, here.broker.publish)
         async with asyncio.TaskGroup() as group:
             publishing = group.create_task(load.publish(MESSAGES, over=SECONDS))
@@ -62,8 +64,14 @@ async def test_a_server_killed_stopped_frozen_emptied_of_clients_and_short_of_me
         assert crew.deaths == 0
 
 
+async def old_letters(here: Scene) -> None:
+    """Have the queue of dead letters made now: in its first half second a kill of the server would lose it."""
+    await here.publish(Task(fails=ATTEMPTS))
+    await here.until_dead(1)
+    assert await here.inspector.purge_dead("dlq_work") == 1
+
+
 def killed(server: RabbitServer) -> None:
-    server.sync()  # the queue of dead letters may just have been made, with the first of them
     server.kill()
     server.start()
 

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds after which what was to happen has not."""
 
 _LOOK = 0.005  # seconds between two looks
