@@ -17,7 +17,7 @@ from carteiro.ports.registry import open_backend
 
 T = TypeVar("T")
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds after which what a test waits for is taken not to come."""
 
 

@@ -114,7 +114,7 @@ async def test_a_crash_is_asked_for_a_subscriber():
     async def nobody() -> None: ...
 
     async with TestApp(app) as t:
-        with pytest.raises(ConfigurationError, match=r"nobody.* is no subscriber of app `shop`"):
+        with pytest.raises(ConfigurationError, match=r"nobody.* is no subscriber and no task of app `shop`"):
             t.crash_at(nobody, "claimed")
 
 
