@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -45,8 +45,9 @@ from carteiro.policies.retry import Retry
 from carteiro.tasks.bench import Bench, Stint
 from carteiro.tasks.context import Context, running
 from carteiro.tasks.flaws import flaw_of
-from carteiro.tasks.following import GATHER_TASK, Followed, Sender, after_failure, after_success, nodes_in, taken
-from carteiro.tasks.graph import Edge, Node, Scope, unpack_node, unpack_scope
+from carteiro.tasks.following import GATHER_TASK, Followed, Sender, after_failure, after_success
+from carteiro.tasks.graph import Edge, Node, Scope, unpack_scope
+from carteiro.tasks.knowing import NOTHING, Known, known_of, resumed, take
 from carteiro.tasks.permits import Permits
 from carteiro.tasks.records import (
     ALARM,
@@ -60,7 +61,6 @@ from carteiro.tasks.records import (
     Running,
     Status,
     node_id,
-    node_key,
     pack,
     record_of,
     scope_key,
@@ -87,19 +87,6 @@ class Kept(msgspec.Struct, frozen=True):
 
     ttl: float
     size: int
-
-
-class Known(msgspec.Struct):
-    """What the store says of a task before it runs."""
-
-    record: Record | None = None
-    version: int = 0
-    run: str | None = None
-    number: int = 0
-    node: Node | None = None
-    is_over: bool = False
-    taken: bytes | None = None
-    heard: int = 0
 
 
 class TaskAttempt:
@@ -153,15 +140,15 @@ class TaskAttempt:
 
     async def _handle(self, delivery: Delivery) -> Outcome:
         message = delivery.message
-        endings, known = self._endings, _NOTHING
+        endings, known = self._endings, NOTHING
         try:
             asked = message.headers.get(RETRY)
             if asked is not None:
                 endings = self._endings_with(asked)
             if self._keeps or RUN in message.headers:
-                known = await self._known(message)
+                known = await known_of(self._bench, message)
                 if known.node is not None and not known.is_over:
-                    await self._take(message, known, known.node)
+                    await take(self._bench, message, known, known.node)
             if known.is_over:
                 return await self._again(delivery, known)
             if known.run is not None and known.node is None:
@@ -186,48 +173,6 @@ class TaskAttempt:
             raise
         except BaseException as error:
             return await self._failed(delivery, known, endings, error)
-
-    async def _known(self, message: Message) -> Known:
-        """In one read; for a node that takes what is not in its message `_take` needs another."""
-        id, run, heard = message.id, message.headers.get(RUN), self._bench.heard
-        own = task_key(id)
-        if run is None:
-            entry = (await self._bench.get((own,))).get(own)
-            record = record_of(entry)
-            known = Known(record, 0 if entry is None else entry.version, heard=heard)
-            known.is_over = _is_over(message, record)
-            if record is not None and record.status == "failed" and message.attempt == 1:
-                # A dead letter that was sent again: what is dead comes back in no other way. An alarm is late, though.
-                known.is_over = _resumed(message) < record.resumed
-            return known
-        final = task_key(node_id(run, 0))
-        found = await self._bench.get((own, final, node_key(id)))
-        entry, record = found.get(own), record_of(found.get(own))
-        known = Known(record, 0 if entry is None else entry.version, run, int(id.rpartition(".")[2]), heard=heard)
-        if node_key(id) in found:
-            known.node = unpack_node(found[node_key(id)].value)
-        ended = record_of(found.get(final))
-        in_it = known.node is not None and 0 in known.node.scopes
-        known.is_over = _is_over(message, record) or (
-            ended is not None and ended.is_over and (in_it or ended.status == "cancelled")
-        )
-        return known
-
-    async def _take(self, message: Message, known: Known, node: Node) -> None:
-        """What the node takes, and whether any of its inner scopes is over."""
-        assert known.run is not None
-        scopes = [task_key(node_id(known.run, exit)) for exit in node.scopes if exit]
-        wanted: list[str] = list(scopes)
-        if isinstance(node.takes, int) and message.body:
-            known.taken = message.body
-        elif node.takes is not None:
-            wanted += (task_key(node_id(known.run, number)) for number in nodes_in(node.takes))
-        found: Mapping[str, Any] = await self._bench.get(wanted) if wanted else {}
-        ended = (record_of(found.get(key)) for key in scopes)
-        if any(record is not None and record.is_over for record in ended):
-            known.is_over = True
-        elif node.takes is not None and known.taken is None:
-            known.taken = taken(node.takes, known.run, found)
 
     async def _limited(self, delivery: Delivery, known: Known, endings: Endings) -> Outcome:
         """Run it if all its limits let it; otherwise it goes back to the broker until its turn is likely."""
@@ -409,7 +354,7 @@ class TaskAttempt:
         """It was over before it ended, however it took that: its record says so, or that of what it is a part of."""
         stint.task.uncancel()
         log.info("task %s %s was cancelled while it ran", self._task.name, stint.id)
-        outcome = await self._again(delivery, await self._known(delivery.message))
+        outcome = await self._again(delivery, await known_of(self._bench, delivery.message))
         return msgspec.structs.replace(outcome, writes=[*outcome.writes, *self._left(stint)])
 
     async def _expired(self, delivery: Delivery, known: Known) -> Outcome:
@@ -438,7 +383,7 @@ class TaskAttempt:
             return outcome  # what it is a part of is over, or a newer copy of it goes on
         if UNIQUE in message.headers:
             await let_go(self._bench.store, message.headers[UNIQUE], message.id)  # the lock may be of a newer one
-        if not self._apart or record.status == "cancelled" or _resumed(message) < record.resumed:
+        if not self._apart or record.status == "cancelled" or resumed(message) < record.resumed:
             return outcome
         if record.flaw is None:
             followed = self._follow(message, known, record.result)
@@ -486,7 +431,7 @@ class TaskAttempt:
         message = delivery.message
         return Record(
             status, self._task.name, self._around.clock.time(), message.topic, message.attempt,
-            worker=self._bench.worker, sent=message.published, resumed=_resumed(message), **fields,
+            worker=self._bench.worker, sent=message.published, resumed=resumed(message), **fields,
         )  # fmt: skip
 
     def _write(self, message: Message, record: Record, known: Known, ttl: float | None = None) -> Write:
@@ -506,23 +451,11 @@ class TaskAttempt:
         return Endings(msgspec.structs.replace(self._handler, retry=retry), self._subscription, self._around)
 
 
-_NOTHING: Final = Known()
-
-
 def _error_of(lost: Outcome) -> Exception:
     """Of a message whose last permitted attempt never ended, or had failed."""
     assert lost.failure is not None
     kind, _, text = lost.failure.error.partition(": ")
     return WorkerLost(text) if kind == WorkerLost.__name__ else TaskFailed(lost.failure.error)
-
-
-def _is_over(message: Message, record: Record | None) -> bool:
-    """Whether its record says that it is over, or that this copy of it has a newer one."""
-    return record is not None and (record.is_over or _resumed(message) < record.resumed)
-
-
-def _resumed(message: Message) -> int:
-    return int(message.headers.get(RESUME, 0))
 
 
 def _freed(message: Message) -> Sequence[Write]:
