@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import logging
 import os
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
@@ -40,11 +40,9 @@ from carteiro.ports.store import Store
 from carteiro.publishing import Publishing
 from carteiro.queues import closed, filled, not_consumed
 from carteiro.router import Subscriber
-from carteiro.tasking import follow_found, subscribers_of
+from carteiro.tasking import TaskWork
 from carteiro.tasks.attempt import Kept
-from carteiro.tasks.bench import Bench
-from carteiro.tasks.floor import Floor
-from carteiro.tasks.queues import Found, topics_of, waits_group, write_down
+from carteiro.tasks.queues import topics_of
 from carteiro.topics import matches
 
 log = logging.getLogger("carteiro.app")
@@ -111,9 +109,8 @@ class Carteiro(Publishing):
         self._retry = retry or Retry()
         self._lease = seconds(lease)
         self._grace = seconds(grace)
-        self._kept = Kept(seconds(result_ttl), result_size)
-        self._found = Found()
-        """The task queues and events that its workers have taken up, and its code does not name."""
+        kept = Kept(seconds(result_ttl), result_size)
+        self._task_work = TaskWork(self, self._task_concurrency, kept, self._lease)
         self._publish_timeout = seconds(publish_timeout)
         self._breaker = breaker
         self._outbox: str | None = None
@@ -135,7 +132,7 @@ class Carteiro(Publishing):
         self._queues: Queues | None = None
         if self._lease <= 0:
             raise ConfigurationError("lease= must be over 0 seconds")
-        if self._kept.ttl <= 0:
+        if kept.ttl <= 0:
             raise ConfigurationError("result_ttl= must be over 0 seconds: @app.task(result=False) keeps no result")
 
     @classmethod
@@ -212,7 +209,7 @@ class Carteiro(Publishing):
                 builder, crew = await self._build(only, concurrency)
                 try:
                     await builder.start()
-                    async with self._growing(builder, crew, only):
+                    async with self._task_work.growing(only, partial(self._take_up, builder, crew)):
                         await self._work(crew, stops_before)
                 finally:
                     await builder.close()
@@ -330,8 +327,7 @@ class Carteiro(Publishing):
         if self._queues is not None:
             subscribers = filled(subscribers, self._queues)
         # The file says nothing of tasks: their queues are the code's own.
-        tasks = subscribers_of(self.name, self.tasks, self._task_concurrency, self._found)
-        placed = [self._placed(subscriber) for subscriber in (*subscribers, *tasks)]
+        placed = [self._placed(subscriber) for subscriber in (*subscribers, *self._task_work.subscribers())]
         defaults = self._defaults(None)
         return {name: subscriptions([one for one in placed if one.broker == name], defaults) for name in self._brokers}
 
@@ -413,7 +409,8 @@ class Carteiro(Publishing):
             raise ConfigurationError(f"app `{self.name}` has no subscribers{among}: there is nothing to run")
         if self._queues is not None:
             chosen = self._consumed(chosen, self._queues)
-        builder = Builder(self._defaults(concurrency), self.overrides, self._floor())
+        floor = self._task_work.floor(shared=self._store is not None)
+        builder = Builder(self._defaults(concurrency), self.overrides, floor)
         routes: dict[str, list[Route]] = {}
         for name, found in chosen.items():
             if found:
@@ -442,67 +439,16 @@ class Carteiro(Publishing):
             for name, found in chosen.items()
         }
 
-    def _floor(self) -> Floor | None:
-        """What runs the tasks, if there are any."""
-        if not self.tasks.tasks:
-            return None
-        connection = self.connection
-        assert connection.store is not None
-        worker = f"{socket.gethostname()}:{os.getpid()}"
-        apart = connection.store is not connection.broker.store
-        if self._store is None and not any(one.broker.store for one in self.connections.values()):
-            log.warning(
-                "%s keeps its tasks' results in ./%s, for its broker keeps none: workers on several machines need one "
-                "store for all, as in store=\"redis://…\"", self.name, EMBEDDED.partition(":///")[2],
-            )  # fmt: skip
-        bench = Bench(self.name, connection.store, self.clock, worker, apart=apart, listen=self._listen)
-        return Floor(self.name, bench, self._kept, self._lease)
-
-    async def _listen(self, topic: str) -> None:
-        """Hear of the events of a topic that a task waits for."""
-        _, events = self._known_to_tasks()
-        connection = self.connection
-        if topic not in events and connection.store is not None:
-            await connection.broker.declare([Subscription(topic, waits_group(self.name), lease=self._lease)])
-            await write_down(connection.store, self.name, event=topic)
-
-    @contextlib.asynccontextmanager
-    async def _growing(self, builder: Builder, crew: Crew, only: Sequence[str]) -> AsyncIterator[None]:
-        """Take up the task queues and events that are found meanwhile; a worker for some queues only, the events."""
-        store = self.connection.store
-        if not self.tasks.tasks or (only and self.tasks.queues.isdisjoint(only)) or store is None:
-            yield
-            return
-
-        async def take_up(new: Found) -> None:
-            if only:
-                new = Found((), new.events)
-            if new == Found():
-                return
-            some = subscribers_of(self.name, self.tasks, self._task_concurrency, new, declared=False)
-            found = subscriptions([self._placed(one) for one in some], self._defaults(None))
-            await self.connection.broker.declare(list(found))
-            routes = [builder.route(subscription, sharing) for subscription, sharing in found.items()]
-            await builder.start()
-            if crew.stopping:  # what is added now nobody would stop
-                return
-            self._found = Found((*self._found.queues, *new.queues), (*self._found.events, *new.events))
-            crew.add(f"{DEFAULT}+{len(crew.workers)}", self._worker(DEFAULT, routes))
-            log.info("%s takes up %s", self.name, ", ".join((*new.queues, *new.events)))
-
-        following = asyncio.create_task(
-            follow_found(self.name, store, self.clock, self._known_to_tasks, take_up), name="carteiro task queues"
-        )
-        try:
-            yield
-        finally:
-            following.cancel()
-            await asyncio.wait([following])
-
-    def _known_to_tasks(self) -> tuple[Iterable[str], Iterable[str]]:
-        """The task queues and the events that its workers take up already."""
-        events = (event for task in self.tasks.tasks.values() for event in task.options.waits_for)
-        return {*self.tasks.queues, *self._found.queues}, {*events, *self._found.events}
+    async def _take_up(self, builder: Builder, crew: Crew, found: Sequence[Subscriber]) -> bool:
+        """Have one more worker, for what its running found out; False if it is too late."""
+        declared = subscriptions([self._placed(subscriber) for subscriber in found], self._defaults(None))
+        await self.connection.broker.declare(list(declared))
+        routes = [builder.route(subscription, sharing) for subscription, sharing in declared.items()]
+        await builder.start()
+        if crew.stopping:  # what is added now nobody would stop
+            return False
+        crew.add(f"{DEFAULT}+{len(crew.workers)}", self._worker(DEFAULT, routes))
+        return True
 
     def _around(self, connection: Connection) -> Surroundings:
         return Surroundings(

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from carteiro.brokers import DEFAULT
+from carteiro.brokers import DEFAULT, EMBEDDED
 from carteiro.connection import Connection, Connections
 from carteiro.engine.reconnect import reconnect_wait
 from carteiro.errors import BrokerUnavailable
-from carteiro.message import Outgoing
+from carteiro.message import Outgoing, Subscription
 from carteiro.ports.broker import Broker
 from carteiro.ports.clock import Clock
 from carteiro.ports.store import Store
 from carteiro.router import OWN_GROUP, Subscriber
+from carteiro.tasks.attempt import Kept
+from carteiro.tasks.bench import Bench
 from carteiro.tasks.desk import Desk
 from carteiro.tasks.events import happened
+from carteiro.tasks.floor import Floor
 from carteiro.tasks.internal import GATHER, UNKNOWN
-from carteiro.tasks.queues import LEVELS, Found, found_of, topic_of, waits_group
+from carteiro.tasks.queues import LEVELS, Found, found_of, topic_of, waits_group, write_down
 from carteiro.tasks.records import found_key
 from carteiro.tasks.task import Task
 
@@ -151,25 +157,98 @@ def _event_subscriber(app: str, topic: str) -> Subscriber:
     )
 
 
-async def follow_found(
-    app: str, store: Store, clock: Clock, known: Callable[[], tuple[Iterable[str], Iterable[str]]],
-    take_up: Callable[[Found], Awaitable[None]],
-) -> None:  # fmt: skip
-    """Take up whatever queues and events are found, until it is cancelled. `known` says which there are already."""
-    key = found_key(app)
-    version = tries = 0
-    while True:
+class TaskWork:
+    """An app's tasks at work in this process: what runs them, and the queues and events that are found meanwhile.
+
+    `concurrency` is by queue; `lease` is in seconds.
+    """
+
+    def __init__(self, app: Publishing, concurrency: Mapping[str, int], kept: Kept, lease: float) -> None:
+        self._app = app
+        self._concurrency = concurrency
+        self._kept = kept
+        self._lease = lease
+        self._found = NOTHING
+        """What its workers have taken up, and its code does not name."""
+
+    def subscribers(self) -> list[Subscriber]:
+        """What handles its tasks, and the events that these wait for."""
+        return subscribers_of(self._app.name, self._app.tasks, self._concurrency, self._found)
+
+    def floor(self, *, shared: bool) -> Floor | None:
+        """What runs the tasks, if there are any. `shared` says that the store is one for all the app's machines."""
+        app = self._app
+        if not app.tasks.tasks:
+            return None
+        connection = app.connection
+        assert connection.store is not None
+        apart = connection.store is not connection.broker.store
+        if not shared and not any(one.broker.store for one in app.connections.values()):
+            log.warning(
+                "%s keeps its tasks' results in ./%s, for its broker keeps none: workers on several machines need one "
+                "store for all, as in store=\"redis://…\"", app.name, EMBEDDED.partition(":///")[2],
+            )  # fmt: skip
+        worker = f"{socket.gethostname()}:{os.getpid()}"
+        bench = Bench(app.name, connection.store, app.clock, worker, apart=apart, listen=self._listen)
+        return Floor(app.name, bench, self._kept, self._lease)
+
+    @contextlib.asynccontextmanager
+    async def growing(
+        self, only: Sequence[str], take_up: Callable[[Sequence[Subscriber]], Awaitable[bool]]
+    ) -> AsyncIterator[None]:
+        """Take up the queues and events that are found meanwhile; a worker for some queues only, the events.
+
+        `take_up` has these handled, or says False.
+        """
+        app = self._app
+        store = app.connection.store
+        if not app.tasks.tasks or (only and app.tasks.queues.isdisjoint(only)) or store is None:
+            yield
+            return
+        following = asyncio.create_task(self._follow(store, bool(only), take_up), name="carteiro task queues")
         try:
-            entry = (await store.changed({key: version}))[key]
-            if entry is not None:
-                new = found_of(entry.value).besides(*known())
-                if new != NOTHING:
-                    await take_up(new)
-            version, tries = 0 if entry is None else entry.version, 0
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:
-            if not isinstance(error, BrokerUnavailable):
-                log.exception("cannot take up task queues that were found, trying again")
-            await clock.sleep(reconnect_wait(tries))
-            tries += 1
+            yield
+        finally:
+            following.cancel()
+            await asyncio.wait([following])
+
+    async def _follow(
+        self, store: Store, only_events: bool, take_up: Callable[[Sequence[Subscriber]], Awaitable[bool]]
+    ) -> None:
+        """Take up whatever is found, until it is cancelled."""
+        app = self._app
+        key = found_key(app.name)
+        version = tries = 0
+        while True:
+            try:
+                entry = (await store.changed({key: version}))[key]
+                new = NOTHING if entry is None else found_of(entry.value).besides(*self._known())
+                if only_events:
+                    new = Found((), new.events)
+                found = subscribers_of(app.name, app.tasks, self._concurrency, new, declared=False)
+                if found and await take_up(found):
+                    self._found = Found((*self._found.queues, *new.queues), (*self._found.events, *new.events))
+                    log.info("%s takes up %s", app.name, ", ".join((*new.queues, *new.events)))
+                version, tries = 0 if entry is None else entry.version, 0
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:
+                if not isinstance(error, BrokerUnavailable):
+                    log.exception("cannot take up task queues that were found, trying again")
+                await app.clock.sleep(reconnect_wait(tries))
+                tries += 1
+
+    async def _listen(self, topic: str) -> None:
+        """Hear of the events of a topic that a task waits for."""
+        _, events = self._known()
+        connection = self._app.connection
+        if topic not in events and connection.store is not None:
+            group = waits_group(self._app.name)
+            await connection.broker.declare([Subscription(topic, group, lease=self._lease)])
+            await write_down(connection.store, self._app.name, event=topic)
+
+    def _known(self) -> tuple[set[str], set[str]]:
+        """The queues and the events that its workers take up already."""
+        tasks = self._app.tasks
+        events = (event for task in tasks.tasks.values() for event in task.options.waits_for)
+        return {*tasks.queues, *self._found.queues}, {*events, *self._found.events}
