@@ -8,6 +8,7 @@ it keeps beside the broker are simple enough to be seen right: what each group w
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import tempfile
 from collections import Counter
@@ -47,6 +48,7 @@ SUBSCRIPTIONS = (STOCK, LEDGER, AUDIT, RETOLD)
 RETAINED = Retention("orders", 3_600)
 STORE_KEY = "last"
 JOINED_KEY = "full"
+DUE = "due:"
 
 topics = st.sampled_from(["orders", "orders", "refunds"])
 keys = st.sampled_from(["a", "a", "b", None])
@@ -54,6 +56,8 @@ delays = st.sampled_from([0, 0, 0, 5, 60])
 actions = st.sampled_from(Action)
 ends = st.sampled_from([Action.ACK, Action.ACK, Action.RETRY, Action.DEAD])
 members = st.sampled_from(["x", "y", None])
+dues = st.sampled_from(["", "1", "1/a", "2", "é", "\ue000", "📦"]).map(DUE.__add__)
+ttls = st.sampled_from([None, None, 5, 30])
 
 
 @dataclass(eq=False)
@@ -120,6 +124,7 @@ class Lives(RuleBasedStateMachine):
         self.ended: Counter[Subscription] = Counter()
         self.undone: dict[str | None, list[tuple[str, bytes]]] = {}
         self.joined = Set()
+        self.due: dict[str, tuple[bytes, float]] = {}
 
     @initialize()
     def connect(self) -> None:
@@ -278,6 +283,26 @@ class Lives(RuleBasedStateMachine):
         lapsed = [one for one in self.claims if one.subscription == RETOLD == subscription and not self.lives(one)]
         self.claims = [claim for claim in self.claims if claim not in lapsed]
 
+    # -- what is stored ------------------------------------------------------------------------------------------------
+
+    @rule(changed=st.lists(st.tuples(dues, ttls), min_size=1, max_size=5), gone=st.booleans())
+    def write(self, changed: list[tuple[str, float | None]], gone: bool) -> None:
+        writes = [Write(key, None if gone else self.new_body(), ttl=ttl) for key, ttl in changed]
+        assert all(self.same(backend.store.write(writes) for backend in self.backends if backend.store))
+        for write in writes:
+            until = math.inf if write.ttl is None else self.clock.time() + write.ttl
+            self.due.pop(write.key, None)
+            if write.value is not None:
+                self.due[write.key] = write.value, until
+
+    @rule(prefix=dues, before=st.none() | dues, limit=st.none() | st.integers(0, 3))
+    def scan(self, prefix: str, before: str | None, limit: int | None) -> None:
+        there = sorted(key for key, (_, until) in self.due.items() if until > self.clock.time())
+        wanted = [key for key in there if key.startswith(prefix) and (before is None or key < before)][:limit]
+        for store in (backend.store for backend in self.backends if backend.store):
+            found = self.run(store.scan(prefix, before=before, limit=limit))
+            assert [(key, entry.value) for key, entry in found.items()] == [(key, self.due[key][0]) for key in wanted]
+
     # -- what always holds --------------------------------------------------------------------------------------------
 
     @invariant()
@@ -302,7 +327,11 @@ class Lives(RuleBasedStateMachine):
                 ]
         groups = [[counted(one) for one in self.run(inspector.groups())] for inspector in self.inspectors]
         dead = [self.run(inspector.dead_letters()) for inspector in self.inspectors]
-        stored = [self.run(backend.store.get([STORE_KEY, JOINED_KEY])) for backend in self.backends if backend.store]
+        stored = [
+            self.run(backend.store.get([STORE_KEY, JOINED_KEY, *self.due]))
+            for backend in self.backends
+            if backend.store
+        ]
         for other in range(1, len(self.backends)):
             assert groups[other] == groups[0]
             assert [buried(one) for one in dead[other]] == [buried(one) for one in dead[0]]

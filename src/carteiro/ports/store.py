@@ -17,6 +17,12 @@ class Entry(msgspec.Struct, frozen=True):
     version: int
 
 
+def scan_end(prefix: str, before: str | None) -> bytes:
+    """Where a scan ends, in UTF-8: all that start with `prefix` are less, as no key has the byte 0xff."""
+    end = prefix.encode() + b"\xff"
+    return end if before is None else min(end, before.encode())
+
+
 class Store(Protocol):
     """State that outlives a process. Expired keys are as if they were not there."""
 
@@ -28,8 +34,12 @@ class Store(Protocol):
         """Those of `keys` that are there."""
         ...
 
-    async def scan(self, prefix: str) -> Mapping[str, Entry]:
-        """All whose key starts with `prefix`, in the order of their keys."""
+    async def scan(self, prefix: str, *, before: str | None = None, limit: int | None = None) -> Mapping[str, Entry]:
+        """Those whose key starts with `prefix` and is less than `before`, in the order of their keys; at most `limit`.
+
+        Their order is that of code points, and so of the bytes in UTF-8. It costs as much as it returns: however many
+        more keys there are, with this prefix or without, the first is found as fast.
+        """
         ...
 
     async def write(self, writes: Sequence[Write]) -> Sequence[bool]:

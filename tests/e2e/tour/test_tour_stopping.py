@@ -142,8 +142,8 @@ class SlowStore:
         await self.may_answer.wait()
         return await self._store.get(keys)
 
-    async def scan(self, prefix: str) -> Mapping[str, Entry]:
-        return await self._store.scan(prefix)
+    async def scan(self, prefix: str, *, before: str | None = None, limit: int | None = None) -> Mapping[str, Entry]:
+        return await self._store.scan(prefix, before=before, limit=limit)
 
     async def write(self, writes: Sequence[Write]) -> Sequence[bool]:
         return await self._store.write(writes)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
+from carteiro.backends.memory.order import Order
 from carteiro.message import Write
 from carteiro.ports.clock import Clock
 from carteiro.ports.store import Entry
@@ -26,6 +27,7 @@ class Entries:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._kept: dict[str, _Kept] = {}
+        self._order = Order()
         self._expiries: list[tuple[float, str]] = []
         self._watchers: defaultdict[str, set[asyncio.Future[None]]] = defaultdict(set)
 
@@ -35,8 +37,13 @@ class Entries:
             return None
         return kept.entry
 
-    def keys(self) -> Sequence[str]:
-        return sorted(self._kept)
+    def scan(self, prefix: str, before: str | None) -> Iterator[tuple[str, Entry]]:
+        """Those whose key starts with `prefix` and is less than `before`, in order. Write nothing while it runs."""
+        for key in self._order.since(prefix):
+            if not key.startswith(prefix) or (before is not None and key >= before):
+                return
+            if (entry := self.get(key)) is not None:
+                yield key, entry
 
     def write(self, write: Write) -> bool:
         """Apply one write; False, and nothing done, where the version is not the one expected."""
@@ -47,10 +54,10 @@ class Entries:
             return False
         self._wake(write.key)
         if write.value is None:
-            self._kept.pop(write.key, None)
+            self._drop(write.key)
             return True
         expires = None if write.ttl is None else self._clock.time() + write.ttl
-        self._kept[write.key] = _Kept(Entry(write.value, version + 1), expires)
+        self._keep(write.key, _Kept(Entry(write.value, version + 1), expires))
         if expires is not None:
             heapq.heappush(self._expiries, (expires, write.key))
         return True
@@ -62,9 +69,9 @@ class Entries:
             return True
         for key, kept in before.items():
             if kept is None:
-                self._kept.pop(key, None)
+                self._drop(key)
             else:
-                self._kept[key] = kept
+                self._keep(key, kept)
         return False
 
     def other_than(self, versions: Mapping[str, int]) -> dict[str, Entry | None]:
@@ -85,6 +92,15 @@ class Entries:
                 if not self._watchers[key]:
                     del self._watchers[key]
 
+    def _keep(self, key: str, kept: _Kept) -> None:
+        if key not in self._kept:
+            self._order.add(key)
+        self._kept[key] = kept
+
+    def _drop(self, key: str) -> None:
+        if self._kept.pop(key, None) is not None:
+            self._order.remove(key)
+
     def _wake(self, key: str) -> None:
         for watcher in self._watchers.get(key, ()):
             if not watcher.done():
@@ -96,4 +112,4 @@ class Entries:
             expires, key = heapq.heappop(self._expiries)
             kept = self._kept.get(key)
             if kept is not None and kept.expires == expires:
-                del self._kept[key]
+                self._drop(key)

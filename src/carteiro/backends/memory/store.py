@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Mapping, Sequence
 
 from carteiro.backends.memory.entries import Entries
@@ -30,8 +31,8 @@ class MemoryStore:
     async def get(self, keys: Sequence[str]) -> Mapping[str, Entry]:
         return {key: entry for key in keys if (entry := self._entries.get(key)) is not None}
 
-    async def scan(self, prefix: str) -> Mapping[str, Entry]:
-        return await self.get([key for key in self._entries.keys() if key.startswith(prefix)])  # noqa: SIM118
+    async def scan(self, prefix: str, *, before: str | None = None, limit: int | None = None) -> Mapping[str, Entry]:
+        return dict(itertools.islice(self._entries.scan(prefix, before), limit))
 
     async def write(self, writes: Sequence[Write]) -> Sequence[bool]:
         return [self._entries.write(write) for write in writes]

@@ -11,7 +11,7 @@ from carteiro.backends.redis.server import Server
 from carteiro.backends.redis.settling import join_of, write_of
 from carteiro.backends.redis.watch import Watch
 from carteiro.message import Join, Write
-from carteiro.ports.store import Entry
+from carteiro.ports.store import Entry, scan_end
 
 
 class RedisStore:
@@ -34,19 +34,21 @@ class RedisStore:
         wanted = list(dict.fromkeys(keys))
         found: dict[str, Entry] = {}
         while wanted:
-            last, *entries = await self._server.run(scripts.READ, wanted, "", False)
+            last, *entries = await self._server.run(scripts.READ, wanted)
             found |= _entries(entries)
             wanted = [] if last is None else wanted[wanted.index(last.decode()) + 1 :]
         return found
 
-    async def scan(self, prefix: str) -> Mapping[str, Entry]:
+    async def scan(self, prefix: str, *, before: str | None = None, limit: int | None = None) -> Mapping[str, Entry]:
         """In as many steps as it takes: what is written meanwhile may or may not be among them."""
         found: dict[str, Entry] = {}
-        last: bytes | None = b""
-        while last is not None:
-            after = raw(last) if last else False
-            last, *entries = await self._server.run(scripts.READ, False, prefix, after)
+        start: bytes | None = b"[" + prefix.encode()
+        end = raw(b"(" + scan_end(prefix, before))
+        while start is not None and len(found) != limit:
+            left = False if limit is None else limit - len(found)
+            last, *entries = await self._server.run(scripts.READ, False, raw(start), end, left)
             found |= _entries(entries)
+            start = None if last is None else b"(" + last
         return found
 
     async def write(self, writes: Sequence[Write]) -> Sequence[bool]:

@@ -13,7 +13,7 @@ from carteiro.backends.sqlite.session import Session
 from carteiro.backends.sqlite.waits import Wait
 from carteiro.errors import NotConnected
 from carteiro.message import Join, Write
-from carteiro.ports.store import Entry
+from carteiro.ports.store import Entry, scan_end
 
 
 class SqliteStore:
@@ -36,9 +36,11 @@ class SqliteStore:
     async def get(self, keys: Sequence[str]) -> Mapping[str, Entry]:
         return await self._database.read(lambda session: entries.read(session, keys))
 
-    async def scan(self, prefix: str) -> Mapping[str, Entry]:
+    async def scan(self, prefix: str, *, before: str | None = None, limit: int | None = None) -> Mapping[str, Entry]:
+        bounds = {"prefix": prefix, "end": scan_end(prefix, before), "limit": -1 if limit is None else limit}
+
         def look(session: Session) -> Mapping[str, Entry]:
-            rows = session.run("store_scan", {"prefix": prefix, "now": session.now}).fetchall()
+            rows = session.run("store_scan", bounds | {"now": session.now}).fetchall()
             return {key: Entry(value, version) for key, value, version in rows}
 
         return await self._database.read(look)

@@ -197,18 +197,19 @@ WHERE added.subscription = :subscription AND added.id > :last AND added.lane IS 
 )
 
 -- name: line_up
--- All of these lanes that is not in flight, once more, in the order published.
+-- All of these lanes that is not in flight and all that was added after `last`, once more, in the order published.
 INSERT INTO deliveries (subscription, visible_at, attempt, published, lane, due, log_id, history, record)
-SELECT subscription, 9223372036854775807, attempt, published, lane,
-    iif(visible_at = 9223372036854775807, due, visible_at), log_id, history, record
+SELECT subscription, iif(lane IS NULL, visible_at, 9223372036854775807), attempt, published, lane,
+    iif(lane IS NULL OR visible_at = 9223372036854775807, due, visible_at), log_id, history, record
 FROM deliveries
-WHERE subscription = :subscription AND (token = 0 OR visible_at <= :now) AND lane IN (SELECT value FROM json_each(:lanes))
+WHERE subscription = :subscription AND (token = 0 OR visible_at <= :now)
+    AND (id > :last OR lane IN (SELECT value FROM json_each(:lanes)))
 ORDER BY published, log_id IS NULL, log_id, id
 
 -- name: drop_lined_up
 DELETE FROM deliveries
-WHERE subscription = :subscription AND (token = 0 OR visible_at <= :now) AND lane IN (SELECT value FROM json_each(:lanes))
-    AND id <= :last
+WHERE subscription = :subscription AND (token = 0 OR visible_at <= :now) AND id <= :newest
+    AND (id > :last OR lane IN (SELECT value FROM json_each(:lanes)))
 
 -- name: purge
 DELETE FROM deliveries WHERE subscription = ? AND (token = 0 OR visible_at <= ?)
@@ -266,8 +267,8 @@ WHERE key IN (SELECT value FROM json_each(?)) AND (expires_at IS NULL OR expires
 
 -- name: store_scan
 SELECT key, value, version FROM store
-WHERE key >= :prefix AND substr(key, 1, length(:prefix)) = :prefix AND (expires_at IS NULL OR expires_at > :now)
-ORDER BY key
+WHERE key >= :prefix AND key < CAST(:end AS TEXT) AND (expires_at IS NULL OR expires_at > :now)
+ORDER BY key LIMIT :limit
 
 -- name: store_put
 INSERT INTO store (key, value, version, expires_at)

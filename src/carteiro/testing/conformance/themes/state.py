@@ -95,6 +95,73 @@ class StoreConformance:
         assert [entry.value for entry in found.values()] == [b"run_1", b"run_1/a", b"run_1/b", b"run_10/a"]
         assert list(found) == sorted(found)
 
+    @needs(Capability.STORE)
+    async def test_a_scan_ends_before_a_key(self, rig: Rig) -> None:
+        await remember(rig, "due:1", "due:2", "due:2/a", "due:3", "dud", "duf")
+
+        async def before(name: str) -> list[str]:
+            return await seen(rig, "due:", before=rig.topic(name))
+
+        assert await before("due:2") == ["due:1"]
+        assert await before("due:2/") == ["due:1", "due:2"]
+        assert await before("due:") == await before("due") == await before("a") == []
+        assert await before("due:9") == await before("duf/") == await before("z") == await seen(rig, "due:")
+
+    @needs(Capability.STORE)
+    async def test_a_scan_finds_no_more_than_its_limit(self, rig: Rig) -> None:
+        await remember(rig, "due:3", "due:1", "due:4", "due:2")
+
+        assert await seen(rig, "due:", limit=1) == ["due:1"]
+        assert await seen(rig, "due:", limit=3) == ["due:1", "due:2", "due:3"]
+        assert await seen(rig, "due:", limit=4) == await seen(rig, "due:", limit=500) == await seen(rig, "due:")
+        assert await seen(rig, "due:", limit=0) == []
+        assert await seen(rig, "due:", before=rig.topic("due:3"), limit=1) == ["due:1"]
+        assert await seen(rig, "due:", before=rig.topic("due:3"), limit=9) == ["due:1", "due:2"]
+
+    @needs(Capability.STORE)
+    async def test_a_scan_finds_what_is_there_now(self, rig: Rig) -> None:
+        await remember(rig, "due:1", "due:2", "due:3")
+        await rig.store.write([Write(rig.topic("due:1"), None), Write(rig.topic("due:2"), b"again")])
+        await remember(rig, "due:0", "due:4")
+
+        assert await seen(rig, "due:", limit=3) == ["due:0", "due:2", "due:3"]
+
+    @needs(Capability.STORE)
+    async def test_the_order_of_a_scan_is_that_of_utf_8(self, rig: Rig) -> None:
+        names = ["", " ", "-", "A", "_", "a", "z", "~", "\x7f", "é", "日本", "\ue000", "\uffee", "📦", "\U0010ffff"]
+        await remember(rig, *(f"ção/{name}" for name in reversed(names)), "çãp", "ção")
+
+        assert await seen(rig, "ção/") == [f"ção/{name}" for name in names]
+        assert await seen(rig, "ção/", before=rig.topic("ção/é"), limit=20) == [f"ção/{name}" for name in names[:9]]
+        assert await seen(rig, "ção/\U0010ffff") == ["ção/\U0010ffff"]
+
+    @needs(Capability.STORE)
+    async def test_the_prefix_of_a_scan_is_taken_literally(self, rig: Rig) -> None:
+        marks = ["%", "_", "*", "?", "[a-z]", "\\", "'", '"', "{}", "(", "#", ".", "\n"]
+        await remember(rig, *(f"{mark}/{name}" for mark in [*marks, "a", "abc"] for name in "ab"))
+
+        for mark in marks:
+            assert await seen(rig, mark) == [f"{mark}/a", f"{mark}/b"]
+
+    @needs(Capability.STORE)
+    async def test_a_scan_of_thousands_comes_whole_and_in_order(self, rig: Rig) -> None:
+        names = [f"due:{number:04}" for number in range(3_000)]
+        await rig.store.write([Write(rig.topic(name), b"", ttl=3_600.0) for name in reversed(names)])
+
+        assert await seen(rig, "due:") == names
+        assert await seen(rig, "due:", limit=2_500) == names[:2_500]
+        assert await seen(rig, "due:", before=rig.topic("due:1000")) == names[:1_000]
+
+    @needs(Capability.STORE, Capability.DELAY)
+    async def test_what_has_expired_does_not_count_towards_the_limit_of_a_scan(self, rig: Rig) -> None:
+        await remember(rig, *(f"due:{number}" for number in (1, 2, 3, 5, 7)), ttl=rig.delay)
+        await remember(rig, *(f"due:{number}" for number in (4, 6, 8)), ttl=3_600.0)
+        await rig.pause(2 * rig.delay)
+
+        assert await seen(rig, "due:", limit=1) == ["due:4"]
+        assert await seen(rig, "due:", limit=3) == await seen(rig, "due:") == ["due:4", "due:6", "due:8"]
+        assert await seen(rig, "due:", before=rig.topic("due:8"), limit=3) == ["due:4", "due:6"]
+
     @needs(Capability.STORE, Capability.DELAY)
     async def test_what_has_expired_is_not_there(self, rig: Rig) -> None:
         short, long = rig.topic("life.short"), rig.topic("life.long")
@@ -168,3 +235,13 @@ class StoreConformance:
         assert {key: entry.value for key, entry in (await rig.store.get([taken, free])).items()} == {taken: b"1"}
         assert bodies(await rig.until(consumer, stock, "stock")) == [b"reserved"]
         await rig.settle(consumer, refused, action=Action.ACK)
+
+
+async def remember(rig: Rig, *names: str, ttl: float | None = None) -> None:
+    await rig.store.write([Write(rig.topic(name), name.encode(), ttl=ttl) for name in names])
+
+
+async def seen(rig: Rig, prefix: str, *, before: str | None = None, limit: int | None = None) -> list[str]:
+    """The names that a scan finds, in its order."""
+    found = await rig.store.scan(rig.topic(prefix), before=before, limit=limit)
+    return [key.removeprefix(rig.topic("")) for key in found]
