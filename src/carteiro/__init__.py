@@ -43,6 +43,9 @@ from carteiro.policies.limit import Limit
 from carteiro.policies.reprocess import Reprocess
 from carteiro.policies.retry import Retry, constant, exponential
 from carteiro.router import Router
+from carteiro.schedules.book import Fired, ScheduleStatus
+from carteiro.schedules.declaring import Publish
+from carteiro.schedules.specs import at, cron, every
 from carteiro.tasks.canvas import Signature, chain, chord, chunks, group
 from carteiro.tasks.progress import set_progress
 from carteiro.tasks.result import RunResult, TaskResult
@@ -67,6 +70,7 @@ __all__ = [
     "Depends",
     "Emit",
     "EventTimeout",
+    "Fired",
     "HandlerFailed",
     "HandlerTimeout",
     "Header",
@@ -82,6 +86,7 @@ __all__ = [
     "NotConnected",
     "Outgoing",
     "Path",
+    "Publish",
     "Reject",
     "Reprocess",
     "RequestFailed",
@@ -92,6 +97,7 @@ __all__ = [
     "RetryLater",
     "Router",
     "RunResult",
+    "ScheduleStatus",
     "Signature",
     "SoftTimeout",
     "Task",
@@ -106,10 +112,13 @@ __all__ = [
     "Unroutable",
     "UnsupportedFeature",
     "WorkerLost",
+    "at",
     "chain",
     "chord",
     "chunks",
     "constant",
+    "cron",
+    "every",
     "exponential",
     "group",
     "set_progress",

@@ -40,6 +40,8 @@ from carteiro.ports.store import Store
 from carteiro.publishing import Publishing
 from carteiro.queues import closed, filled, not_consumed
 from carteiro.router import Subscriber
+from carteiro.schedules.declaring import QUEUE
+from carteiro.scheduling import Fires, firing, with_functions
 from carteiro.tasking import TaskWork
 from carteiro.tasks.attempt import Kept
 from carteiro.tasks.queues import topics_of
@@ -195,21 +197,31 @@ class Carteiro(Publishing):
         if opening is not None:
             await _despite_cancels(_closed(opening))
 
-    def run(self, *, only: Sequence[str] = (), concurrency: int | None = None) -> Coroutine[Any, Any, None]:
-        """Handle messages until it is cancelled or `stop` is called; a second cancel skips the grace.
+    def run(
+        self, *, only: Sequence[str] = (), concurrency: int | None = None, schedules: Fires | None = None
+    ) -> Coroutine[Any, Any, None]:
+        """Handle messages and fire schedules until a cancel or a call of `stop`; a second cancel skips the grace.
 
         `only` limits it to these groups, topics or task queues; `concurrency` is for subscribers that have none of
-        their own.
+        their own. `schedules`: False fires none and runs no function of `@scheduled`, `"only"` does nothing else; by
+        default they are fired by a process that is not limited to something else.
         """
-        return self._run(only, concurrency, self._stops)  # a stop from here on is meant for it, though it has not begun
+        if schedules is None:
+            schedules = not only
+        # A stop from here on is meant for it, though it has not begun.
+        return self._run(only, concurrency, schedules, self._stops)
 
-    async def _run(self, only: Sequence[str], concurrency: int | None, stops_before: int) -> None:
+    async def _run(self, only: Sequence[str], concurrency: int | None, schedules: Fires, stops_before: int) -> None:
         with self.life.working():
             async with self, _always_closed(self._resources(self)):
-                builder, crew = await self._build(only, concurrency)
+                builder, crew = await self._build(only, concurrency, schedules)
                 try:
                     await builder.start()
-                    async with self._task_work.growing(only, partial(self._take_up, builder, crew)):
+                    takes_up = () if schedules == "only" else only
+                    async with (
+                        self._task_work.growing(takes_up, partial(self._take_up, builder, crew)),
+                        firing(self, shared=self._store is not None) if schedules else contextlib.nullcontext(),
+                    ):
                         await self._work(crew, stops_before)
                 finally:
                     await builder.close()
@@ -232,14 +244,16 @@ class Carteiro(Publishing):
 
     @contextlib.asynccontextmanager
     async def lifespan(
-        self, api: object = None, *, workers: bool = True, only: Sequence[str] = ()
+        self, api: object = None, *, workers: bool = True, only: Sequence[str] = (), schedules: Fires | None = None
     ) -> AsyncIterator[None]:
-        """For ASGI frameworks: `FastAPI(lifespan=app.lifespan)`. `workers=False` only publishes; `only` is `run`'s."""
+        """For ASGI frameworks: `FastAPI(lifespan=app.lifespan)`. `workers=False` only publishes; `only` and `schedules`
+        are `run`'s.
+        """
         async with self:
             if not workers:
                 yield
                 return
-            running = asyncio.create_task(self.run(only=only), name="carteiro worker")
+            running = asyncio.create_task(self.run(only=only, schedules=schedules), name="carteiro worker")
             ready = asyncio.create_task(self.ready())
             try:
                 await asyncio.wait((running, ready), return_when=asyncio.FIRST_COMPLETED)
@@ -362,7 +376,7 @@ class Carteiro(Publishing):
 
         def needed() -> Store | None:
             """Opened for those who need it only: a file that nobody uses is not made."""
-            return embedded() if needs_store(declared) else None
+            return embedded() if needs_store(declared) or self.schedules.declared else None
 
         given = None if self._store is None else self._open_store(self._store)
         outbox = None
@@ -398,13 +412,14 @@ class Carteiro(Publishing):
             raise ConfigurationError(f"store= of app `{self.name}`: {system} keeps no state, as {EMBEDDED} would")
         return store
 
-    async def _build(self, only: Sequence[str], concurrency: int | None) -> tuple[Builder, Crew]:
+    async def _build(self, only: Sequence[str], concurrency: int | None, schedules: Fires) -> tuple[Builder, Crew]:
         connections = self._connected()
         brokers = {name: connection.broker for name, connection in connections.items()}
         features = {name: broker.features for name, broker in brokers.items()}
         wanted = topics_of(self.name, self.tasks.queues, only)
         chosen = {name: _only(found, wanted) for name, found in self._declared().items()}
-        if not any(chosen.values()):
+        chosen[DEFAULT] = with_functions(self.name, chosen[DEFAULT], schedules, named=QUEUE in only)
+        if not any(chosen.values()) and not (schedules and self.schedules.declared):
             among = f" among {', '.join(only)}" if only else ""
             raise ConfigurationError(f"app `{self.name}` has no subscribers{among}: there is nothing to run")
         if self._queues is not None:

@@ -128,13 +128,13 @@ class Connections(Mapping[str, Connection]):
         """`embedded` opens the store for what no other store of the app's can keep."""
         self._by_name = dict(connections)
         self._embedded = embedded
-        self._ids: Store | None = None
-        self._opened_ids: Store | None = None
-        self._opening_ids = asyncio.Lock()
+        self._shared: Store | None = None
+        self._opened_shared: Store | None = None
+        self._opening_shared = asyncio.Lock()
         self._opened = AsyncExitStack()
         for connection in connections.values():
             if not connection.broker.features[Capability.DEDUPE]:
-                connection.publisher.remember_ids(self._store_of_ids)
+                connection.publisher.remember_ids(self.shared_store)
 
     def __getitem__(self, name: str) -> Connection:
         return self._by_name[name]
@@ -157,7 +157,7 @@ class Connections(Mapping[str, Connection]):
         Stores are opened before those who need them, and closed after them.
         """
         async with AsyncExitStack() as opened:
-            opened.push_async_callback(self._close_ids)
+            opened.push_async_callback(self._close_shared)
             for store in self._stores_apart():
                 await store.connect()
                 opened.push_async_callback(store.close)
@@ -172,21 +172,23 @@ class Connections(Mapping[str, Connection]):
             await connection.publisher.finish_ids()
         await self._opened.aclose()
 
-    async def _store_of_ids(self) -> Store:
-        """For brokers without a dedupe window; opened with the first message that has an id of its publisher's."""
-        async with self._opening_ids:
-            if self._ids is None:
-                shared = next((one.store for one in self.values() if one.store is not None), None)
-                store = shared or self._embedded()
-                if shared is None:
+    async def shared_store(self) -> Store:
+        """For what is kept of no broker's own, as the ids that one without a dedupe window is to remember: the store of
+        one of them, or else the embedded one, which is opened when it is first asked for.
+        """
+        async with self._opening_shared:
+            if self._shared is None:
+                found = next((one.store for one in self.values() if one.store is not None), None)
+                store = found or self._embedded()
+                if found is None:
                     await store.connect()
-                    self._opened_ids = store
-                self._ids = store
-            return self._ids
+                    self._opened_shared = store
+                self._shared = store
+            return self._shared
 
-    async def _close_ids(self) -> None:
-        if self._opened_ids is not None:
-            await self._opened_ids.close()
+    async def _close_shared(self) -> None:
+        if self._opened_shared is not None:
+            await self._opened_shared.close()
 
     def _stores_apart(self) -> Sequence[Store]:
         """Those that no broker connects with itself."""

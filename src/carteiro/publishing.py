@@ -17,8 +17,13 @@ from carteiro.message import CONTENT_TYPE, EXPIRES_AT, NO_HEADERS, TYPE, Native,
 from carteiro.ports.clock import Clock
 from carteiro.ports.native import named
 from carteiro.router import Router
+from carteiro.schedules.book import Schedules
+from carteiro.schedules.declaring import QUEUE, Plan, Source, publishing
+from carteiro.scheduling import ScheduleOffice
 from carteiro.sync import SyncBridge
 from carteiro.tasking import TaskOffice
+from carteiro.tasks.canvas import Signature
+from carteiro.tasks.declaring import declared
 from carteiro.tasks.desk import Desk
 from carteiro.tasks.task import Task
 from carteiro.topics import DLQ_PREFIX
@@ -53,6 +58,8 @@ class Publishing(Router):
         self._closed: Mapping[str, str] = {}
         """The topics that nothing may be published to, and what to say to who tries."""
         self._sync = SyncBridge(connect)
+        self.schedules = Schedules(ScheduleOffice(self))
+        """Its schedules: those of its code, and those that are added while it runs."""
         self.tasks = Desk(TaskOffice(self, dedupe=dedupe, lease=lease))
         """Its tasks by name, and whatever is asked of tasks from outside of a worker."""
 
@@ -276,6 +283,19 @@ class Publishing(Router):
     def _take_queue(self, name: str, concurrency: int) -> None:
         super()._take_queue(name, concurrency)
         self.tasks.add_queue(name)
+
+    def _take_plan(self, plan: Plan) -> None:
+        super()._take_plan(plan)
+        self.schedules.declare(plan)
+
+    def _take_source(self, source: Source) -> None:
+        super()._take_source(source)
+        task = declared(
+            publishing(source), source.localns, source.middleware, name=source.name, queue=QUEUE,
+            **source.options,
+        )  # fmt: skip
+        self._take_task(task)
+        self.schedules.declare(source.plan(Signature(task=task)))
 
     def _connected(self) -> Connections:
         if self._connections is None:

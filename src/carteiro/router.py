@@ -21,7 +21,9 @@ from carteiro.policies.rate import Rate
 from carteiro.policies.reprocess import Reprocess
 from carteiro.policies.retry import Retry
 from carteiro.ports.native import named
-from carteiro.tasks.canvas import Priority
+from carteiro.schedules.declaring import Plan, Publish, Source, Spec, plan, source
+from carteiro.schedules.records import Misfire, Overlap
+from carteiro.tasks.canvas import Canvas, Priority
 from carteiro.tasks.declaring import MakeTask, RunsIn, declared
 from carteiro.tasks.task import Task
 from carteiro.topics import check_pattern, check_topic
@@ -108,6 +110,8 @@ class Router:
         self._tasks: list[Task[..., Any, Any]] = []
         self._task_concurrency: dict[str, int] = {}
         """By queue."""
+        self._plans: list[Plan] = []
+        self._sources: list[Source] = []
 
     def subscriber(
         self,
@@ -283,6 +287,70 @@ class Router:
             raise ConfigurationError(f"concurrency={concurrency} of the task queue `{name}`: at least 1")
         self._take_queue(name, concurrency)
 
+    def schedule(
+        self,
+        name: str,
+        spec: Spec,
+        what: Canvas | Publish,
+        *,
+        misfire: Misfire = "once",
+        max_age: Duration | None = None,
+        overlap: Overlap = "allow",
+    ) -> None:
+        """Send `what`, a task's call, a canvas or a `Publish`, whenever `spec` says: `cron(…)`, `every(…)`, `at(…)`.
+
+        Each due time is fired once, by whichever process of the app comes first.
+
+        - `misfire`: what of those that are more than a minute late is fired, since nothing ran: `"once"` the latest,
+          `"skip"` none, `"all"` each. `max_age`: those older than this never.
+        - `overlap`: what if the task or the workflow of the one before is not over: `"allow"` sends all the same,
+          `"skip"` leaves this one out, `"queue"` waits until it is over.
+
+        Raises ConfigurationError for what cannot be.
+        """
+        self._take_plan(
+            _planned_under(self._prefix, plan(name, spec, what, misfire=misfire, max_age=max_age, overlap=overlap))
+        )
+
+    def scheduled(
+        self,
+        spec: Spec,
+        *,
+        to: str | None = None,
+        name: str | None = None,
+        key: Callable[[Any], str | None] | None = None,
+        headers: Mapping[str, str] | None = None,
+        type: str | None = None,
+        delay: Duration | None = None,
+        broker: str | None = None,
+        retry: Retry | None = None,
+        timeout: Duration | None = None,
+        misfire: Misfire = "once",
+        max_age: Duration | None = None,
+        overlap: Overlap = "allow",
+    ) -> Callable[[F], F]:
+        """Call the decorated function whenever `spec` says; what it returns, or each thing it yields, is published.
+
+        It is a plain or an async function, or a generator of either kind, with dependencies as a handler has them, and
+        runs where schedules are fired. What it makes is published to `to`, if that is given, in one commit with its
+        end; None is not.
+
+        - `name`: the schedule's and its task's, by default the function's. `key`: makes the key of each message of what
+          it carries. `headers`, `type`, `delay` and `broker` are as of a publish; `retry` and `timeout` as of a task;
+          the others as of `schedule`.
+        """
+
+        def declare(function: F) -> F:
+            made = source(
+                function, spec, None if to is None else check_topic(self._prefix + to), localns=caller_locals(function),
+                name=name, key=key, headers=headers, type=type, delay=delay, broker=broker, retry=retry,
+                timeout=timeout, misfire=misfire, max_age=max_age, overlap=overlap,
+            )  # fmt: skip
+            self._take_source(msgspec.structs.replace(made, middleware=self._middleware))
+            return function
+
+        return declare
+
     def topic(self, name: str, *, broker: str | None = None, retain: Duration | None = None) -> None:
         """Say of a topic on which broker it lives: there goes, and from there comes, what names it and no broker.
 
@@ -318,6 +386,11 @@ class Router:
             self._take_task(task)
         for queue, concurrency in router._task_concurrency.items():
             self._take_queue(queue, concurrency)
+        for one in router._plans:
+            self._take_plan(_planned_under(before, one))
+        for made in router._sources:
+            to = None if made.to is None else check_topic(before + made.to)
+            self._take_source(msgspec.structs.replace(made, to=to, middleware=(*self._middleware, *made.middleware)))
         for (topic, home), retention in router._retentions.items():
             self._retentions[before + topic, home] = Retention(before + topic, retention.seconds)
 
@@ -333,6 +406,12 @@ class Router:
 
     def _take_queue(self, name: str, concurrency: int) -> None:
         self._task_concurrency[name] = concurrency
+
+    def _take_plan(self, plan: Plan) -> None:
+        self._plans.append(plan)
+
+    def _take_source(self, source: Source) -> None:
+        self._sources.append(source)
 
     def _settle_on(self, topic: str, broker: str) -> None:
         if self._homes.setdefault(topic, broker) != broker:
@@ -359,6 +438,14 @@ def _moved(publications: Iterable[Publication], before: str) -> tuple[Publicatio
         to if to.target is not None else Publication(check_topic(before + to.topic), to.key, None, to.broker)
         for to in publications
     )
+
+
+def _planned_under(before: str, plan: Plan) -> Plan:
+    """With `before` put before the topic of what it publishes."""
+    what = plan.what
+    if not isinstance(what, Publish):
+        return plan
+    return msgspec.structs.replace(plan, what=msgspec.structs.replace(what, topic=check_topic(before + what.topic)))
 
 
 def _start(start: Start) -> str | float:

@@ -95,7 +95,7 @@ def subscribers_of(
     """
     if not desk.tasks:
         return []
-    tasks = [*desk.tasks.values(), GATHER, UNKNOWN]
+    tasks = [*desk.tasks.values(), GATHER, UNKNOWN, desk.starter]
     queues = dict.fromkeys([*(desk.queues if declared else ()), *found.queues])
     events = dict.fromkeys([*(event for task in tasks for event in task.options.waits_for if declared), *found.events])
     return [

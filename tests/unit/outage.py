@@ -64,6 +64,9 @@ class QuickClock:
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds / self._pace)
 
+    async def sleep_until(self, moment: float) -> None:
+        await self.sleep(max(0.0, moment - self.time()))
+
 
 def outgoing(body: int | bytes, topic: str = "orders", *, delay: float = 0.0, key: str | None = None) -> Outgoing:
     id = new_id()

@@ -5,9 +5,35 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from carteiro.errors import Unencodable
 from carteiro.handlers.codecs import Codec, encode
-from carteiro.message import CONTENT_TYPE, NO_HEADERS, Native, Outgoing
+from carteiro.message import CONTENT_TYPE, EXPIRES_AT, NO_HEADERS, Native, Outgoing
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """A message that is yet to be sent, perhaps more than once: without what sending it gives it.
+
+    `delay` and `expires` are seconds from when it is sent, and from when it is due.
+    """
+
+    topic: str
+    body: bytes
+    key: str | None = None
+    headers: Mapping[str, str] = {}
+    delay: float = 0.0
+    expires: float | None = None
+    broker: str | None = None
+
+    def outgoing(self, id: str, now: float, *, dedupe: float | None = None, flow: str | None = None) -> Outgoing:
+        """The message, sent at `now` (seconds since the epoch). `flow` is its correlation id, by default its own id."""
+        headers = self.headers
+        if self.expires is not None:
+            headers = {**headers, EXPIRES_AT: repr(now + self.delay + self.expires)}
+        return Outgoing(
+            id, self.topic, self.body, self.key, headers, flow or id, self.delay, dedupe, broker=self.broker
+        )
 
 
 def compose(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Protocol
+from typing import Final, Protocol
 
 
 class Clock(Protocol):
@@ -13,6 +13,14 @@ class Clock(Protocol):
     def time(self) -> float: ...
     def monotonic(self) -> float: ...
     async def sleep(self, seconds: float) -> None: ...
+
+    async def sleep_until(self, moment: float) -> None:
+        """Return when `time` has come to `moment`, also where somebody sets it meanwhile."""
+        ...
+
+
+LOOK: Final = 30.0
+"""Seconds after which a machine's clock is looked at again, for it may have been set."""
 
 
 class SystemClock:
@@ -26,6 +34,10 @@ class SystemClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+    async def sleep_until(self, moment: float) -> None:
+        while (left := moment - self.time()) > 0:
+            await self.sleep(min(left, LOOK))
 
 
 SYSTEM_CLOCK: Clock = SystemClock()

@@ -14,7 +14,7 @@ import msgspec
 
 from carteiro.current import current
 from carteiro.durations import Duration, seconds
-from carteiro.engine.composing import check_text, described
+from carteiro.engine.composing import Draft, check_text, described
 from carteiro.engine.reconnect import reconnect_wait
 from carteiro.errors import (
     BrokerUnavailable,
@@ -25,7 +25,7 @@ from carteiro.errors import (
     TaskCancelled,
     TaskExpired,
 )
-from carteiro.message import EXPIRES_AT, TYPE, Outgoing, Write, new_id
+from carteiro.message import TYPE, Message, Outgoing, Write, new_id
 from carteiro.ports.broker import Broker
 from carteiro.ports.clock import Clock
 from carteiro.ports.store import Store
@@ -34,7 +34,7 @@ from carteiro.tasks.canvas import Canvas, Chain, Options, Priority, Signature, T
 from carteiro.tasks.compiling import compile_canvas
 from carteiro.tasks.flaws import restored, with_errors
 from carteiro.tasks.following import Sender
-from carteiro.tasks.graph import Graph, Node
+from carteiro.tasks.graph import Graph, Node, unpack_graph
 from carteiro.tasks.graph import pack as pack_part
 from carteiro.tasks.queues import queue_of, subscriptions_of, topic_of, write_down
 from carteiro.tasks.records import (
@@ -62,7 +62,7 @@ from carteiro.tasks.records import (
 )
 from carteiro.tasks.result import RunResult, TaskResult
 from carteiro.tasks.retrying import header_of
-from carteiro.tasks.task import Task
+from carteiro.tasks.task import DEFAULT_QUEUE, Task, TaskOptions
 from carteiro.tasks.unique import Locks, Unique, lock_key, unique_of
 from carteiro.tasks.values import read
 
@@ -70,6 +70,8 @@ T = TypeVar("T")
 
 AT_ONCE: Final = 2_000
 """Parts of a run in one write, and messages in one publish."""
+START_TASK: Final = "carteiro.start"
+"""The type of a message that starts a run: its graph is the body, and its id the run's."""
 
 
 class Link(Protocol):
@@ -119,6 +121,8 @@ class Desk:
         """Those that only calls name, and that this process has written down."""
         self._office = office
         self._link: Link | None = None
+        self.starter: Task[..., Any, Any] = Task(self._begin, START_TASK, TaskOptions(result=False))
+        """What starts the runs that are sent as a message, as those of schedules are."""
 
     def __getitem__(self, name: str) -> Task[..., Any, Any]:
         """The task of this name. Raises ConfigurationError, naming those that there are."""
@@ -192,7 +196,7 @@ class Desk:
             task, said = self._own(lone.task), lone.options.over(Options().but(**options), first=True)
             message, unique = self._composed(task, (*args, *lone.args), {**kwargs, **lone.kwargs}, said=said)
             return await self._send(task, message, unique)
-        run, graph = self._compiled(canvas, args, kwargs, options)
+        run, graph = new_id(), self._compiled(canvas, args, kwargs, options)
         await self._start(run, graph)
         return RunResult(run, self, returns=_returns(canvas))
 
@@ -202,6 +206,23 @@ class Desk:
         """As `start_run`, for code that has no event loop."""
         handle = self.sync(lambda desk: desk.start_run(canvas, args, kwargs, **options))
         return type(handle)(handle.id, self, task=handle.task, returns=handle.returns)
+
+    def draft(self, canvas: Canvas) -> tuple[Draft, tuple[str, Unique] | None]:
+        """The message that makes this call or starts this run whenever it is sent, and the lock of a unique task.
+
+        Raises ConfigurationError for a call that says itself at what time it is due.
+        """
+        lone = _lone(canvas)
+        if lone is None:
+            graph = self._compiled(canvas, (), {}, {})
+            topic = graph.first[0].topic if graph.first else topic_of(self._office.name, DEFAULT_QUEUE)
+            return Draft(topic, pack_part(graph), headers={TYPE: START_TASK}, broker=self._office.home_of(topic)), None
+        if lone.options.at is not None:
+            raise ConfigurationError(f"{canvas!r} has an eta of its own, and is to be sent at other times: drop it")
+        task = self._own(lone.task)
+        draft = self._drafted(task, lone.args, lone.kwargs, lone.options)
+        unique = task.options.unique
+        return draft, None if unique is None else (self._lock_of(task, draft.body, unique), unique)
 
     def _composed(
         self,
@@ -226,61 +247,69 @@ class Desk:
             said = Options().but(
                 countdown=countdown, eta=eta, expires=expires, queue=queue, priority=priority, key=key, headers=headers
             )
-        clock, own = self._office.clock, task.options
-        message_id = new_id() if id is None else id
-        topic = topic_of(self._office.name, said.queue or own.queue, said.priority or own.priority)
-        written = {**described(topic, said.headers, None), TYPE: task.name}
-        delay = said.delay or 0.0
-        if said.at is not None:
-            delay = max(0.0, said.at - clock.time())
-        lasts = own.expires if said.expires is None else said.expires
-        if lasts is not None:
-            written[EXPIRES_AT] = repr(clock.time() + delay + lasts)
+        draft, now = self._drafted(task, args, kwargs, said), self._office.clock.time()
         if retry is not None:
-            written[RETRY] = header_of(retry)
+            draft = msgspec.structs.replace(draft, headers={**draft.headers, RETRY: header_of(retry)})
+        if said.at is not None:
+            draft = msgspec.structs.replace(draft, delay=max(0.0, said.at - now))
         flow = current.get()
-        check_text(topic, id=message_id, key=said.key)
-        message = Outgoing(
-            message_id, topic, task.body(args, kwargs), said.key, written,
-            message_id if flow is None else flow.message.correlation_id, delay,
-            None if id is None else self._office.dedupe_window, broker=self._office.home_of(topic),
+        message_id = new_id() if id is None else id
+        check_text(draft.topic, id=message_id)
+        message = draft.outgoing(
+            message_id, now, dedupe=None if id is None else self._office.dedupe_window,
+            flow=None if flow is None else flow.message.correlation_id,
         )  # fmt: skip
-        return message, own.unique if unique is None else unique_of(unique)
+        return message, task.options.unique if unique is None else unique_of(unique)
+
+    def _drafted(
+        self, task: Task[..., Any, Any], args: Iterable[Any], kwargs: Mapping[str, Any], said: Options
+    ) -> Draft:
+        own = task.options
+        topic = topic_of(self._office.name, said.queue or own.queue, said.priority or own.priority)
+        check_text(topic, key=said.key)
+        return Draft(
+            topic, task.body(args, kwargs), said.key, {**described(topic, said.headers, None), TYPE: task.name},
+            said.delay or 0.0, own.expires if said.expires is None else said.expires, self._office.home_of(topic),
+        )  # fmt: skip
 
     async def _send(self, task: Task[..., Any, T], message: Outgoing, unique: Unique | None) -> TaskResult[T]:
-        link = self._connected()
         await self._know(message.topic)
         if unique is None:
-            await link.publish([message])
+            await self._connected().publish([message])
             return TaskResult(message.id, self, task=task.name, returns=task.returns)
-        arguments = msgspec.json.decode(message.body)
-        key = lock_key(task.name, unique, _Arguments({**task.defaults, **arguments}), message.body)
+        id = await self.send_once(message, self._lock_of(task, message.body, unique), unique)
+        return TaskResult(id, self, task=task.name, returns=task.returns)
+
+    def _lock_of(self, task: Task[..., Any, Any], body: bytes, unique: Unique) -> str:
+        return lock_key(task.name, unique, _Arguments({**task.defaults, **msgspec.json.decode(body)}), body)
+
+    async def send_once(self, message: Outgoing, lock: str, unique: Unique) -> str:
+        """Send it unless a task that holds the lock waits or runs; returns the id of the one that does from now on."""
         window = None if unique.window is None else seconds(unique.window)
         locks = Locks(self._store(), self._office.clock)
-        taken = await locks.take(key, message.id, window)
+        taken = await locks.take(lock, message.id, window)
         if taken.ours:
-            headers = message.headers if window is not None else {**message.headers, UNIQUE: key}
+            headers = message.headers if window is not None else {**message.headers, UNIQUE: lock}
             sent = msgspec.structs.replace(message, id=taken.id, headers=headers, dedupe=self._office.dedupe_window)
             try:
-                await link.publish([sent])
+                await self._connected().publish([sent])
             except BaseException:
                 with contextlib.suppress(BrokerUnavailable):
-                    await locks.not_sent(key, taken, window)
+                    await locks.not_sent(lock, taken, window)
                 raise
-            await locks.sent(key, taken, window)
-        return TaskResult(taken.id, self, task=task.name, returns=task.returns)
+            await locks.sent(lock, taken, window)
+        return taken.id
 
     def _compiled(
         self, canvas: Canvas, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Mapping[str, Any]
-    ) -> tuple[str, Graph]:
+    ) -> Graph:
         name = self._office.name
         for task in tasks_in(canvas):
             self._own(task)
-        graph = compile_canvas(
+        return compile_canvas(
             canvas, lambda queue, priority: topic_of(name, queue, priority), args=args, kwargs=kwargs,
             options=Options().but(**options),
         )  # fmt: skip
-        return new_id(), graph
 
     def _own(self, task: TaskLike) -> Task[..., Any, Any]:
         """Raises ConfigurationError for one of another app, whose workers are not asked for it."""
@@ -292,7 +321,14 @@ class Desk:
             )
         return own
 
-    async def _start(self, run: str, graph: Graph) -> None:
+    async def _begin(self, message: Message) -> None:
+        """Start the run of this message, unless it has been over since: a second time changes nothing."""
+        there = await self._store().get((run_key(message.id), open_key(message.id)))
+        if run_key(message.id) in there and open_key(message.id) not in there:
+            return
+        await self._start(message.id, unpack_graph(message.body), dedupe=self._office.dedupe_window)
+
+    async def _start(self, run: str, graph: Graph, *, dedupe: float | None = None) -> None:
         link, store = self._connected(), self._store()
         for topic in {node.edge.topic for node in graph.nodes.values()}:
             await self._know(topic)
@@ -310,7 +346,7 @@ class Desk:
         flow = current.get()
         sender = Sender(run, run if flow is None else flow.message.correlation_id, self._office.home_of, now)
         for edges in _batched(graph.first, AT_ONCE):
-            await link.publish([sender.to(edge) for edge in edges])
+            await link.publish([msgspec.structs.replace(sender.to(edge), dedupe=dedupe) for edge in edges])
 
     async def _know(self, topic: str) -> None:
         """See that the queue behind this topic is one that workers take up."""

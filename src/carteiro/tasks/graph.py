@@ -105,7 +105,8 @@ class Graph(msgspec.Struct, frozen=True):
 
 
 pack = msgspec.msgpack.Encoder().encode
-"""A node or a scope as bytes for the store."""
+"""A node, a scope or a whole graph as bytes."""
 
 unpack_node = msgspec.msgpack.Decoder(Node).decode
 unpack_scope = msgspec.msgpack.Decoder(Scope).decode
+unpack_graph = msgspec.msgpack.Decoder(Graph).decode

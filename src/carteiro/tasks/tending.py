@@ -32,7 +32,7 @@ from carteiro.tasks.records import (
 
 log = logging.getLogger("carteiro.tasks")
 
-PERIOD: Final = PART_TTL / 28  # six hours
+PERIOD: Final = PART_TTL / 7  # a day
 AT_ONCE: Final = 500
 _TURN: Final = "tending"
 """Written by whoever tends, with an end: for so long nobody else needs to."""

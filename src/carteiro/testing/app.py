@@ -67,6 +67,8 @@ class TestApp:
         self._exits = contextlib.AsyncExitStack()
         self._running: asyncio.Task[None] | None = None
         self._dying = False
+        self._handles = False
+        """Whether it has subscribers, and so workers: another one only fires schedules."""
         self._stuck: tuple[int, int] | None = None
         self.crashes = 0
         """How many times its worker died."""
@@ -75,7 +77,8 @@ class TestApp:
         async with contextlib.AsyncExitStack() as exits:
             exits.enter_context(self.app.on(self._taps, clock=self.clock, overrides=self._overrides))
             await exits.enter_async_context(self.app)
-            if any(self.app.declared(broker) for broker in self._taps):
+            self._handles = any(self.app.declared(broker) for broker in self._taps)
+            if self._handles or self.app.schedules.declared:
                 self._running = asyncio.create_task(self._run(), name="carteiro test worker")
                 exits.push_async_exit(self._stop)
                 await self._started(self._running)
@@ -277,7 +280,7 @@ class TestApp:
             quiet += 1
             if quiet < QUIET_TURNS:
                 continue
-            if ended or (workers and not running and not any(map(_stopping, workers))):
+            if ended or ((workers or not self._handles) and not running and not any(map(_stopping, workers))):
                 return True
             if self._stuck == (running, seen):
                 return False

@@ -54,6 +54,9 @@ class VirtualClock:
             if at < len(self._sleepers) and self._sleepers[at] is sleeper:
                 del self._sleepers[at]
 
+    async def sleep_until(self, moment: float) -> None:
+        await self.sleep(moment - self._now)
+
     def next_due(self) -> float | None:
         """When the earliest sleeper wakes, in seconds since the epoch; None where nobody sleeps."""
         return self._sleepers[0][0] if self._sleepers else None

@@ -1,0 +1,1 @@
+"""Schedules: when something is due, and that it then happens once, whoever notices."""

@@ -1,0 +1,71 @@
+"""Which due times of a schedule are fired now: on time, late, or missed.
+
+A firing that is up to `GRACE` late is late, and fired: a process has died, or the broker was away for a moment. Where
+the oldest is later than that, everything was down, and the schedule's misfire policy says what of the *backlog*, all
+the due times that have passed, is fired:
+
+    "once"   the latest of them
+    "skip"   the latest of them if it is within the grace, since that one is only late
+    "all"    each of them
+
+Those that are older than the schedule's `max_age` are never fired.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from carteiro.schedules.records import Schedule
+from carteiro.schedules.specs import jittered
+
+GRACE: Final = 60.0
+"""Seconds."""
+AT_ONCE: Final = 500
+"""Due times of one schedule that are fired in one step."""
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What is fired, oldest first, and what is due next: in the past where there was more than fits into one step."""
+
+    dues: tuple[float, ...]
+    next: float | None
+
+
+def planned(schedule: Schedule, now: float) -> Plan:
+    """Of a schedule that is due."""
+    first, definition = schedule.due, schedule.definition
+    assert first is not None
+    if schedule.queued is not None:  # it has waited for the one before, and not because all was down
+        return Plan((first,), schedule.after(first))
+    if definition.max_age is not None and now - first > definition.max_age:
+        first = schedule.after(now - definition.max_age)
+        if first is None or jittered(definition.spec, schedule.name, first) > now:
+            return Plan((), first)
+    if now - first > GRACE and definition.misfire != "all":
+        latest = _latest(schedule, first, now)
+        fired = definition.misfire == "once" or now - latest <= GRACE
+        return Plan((latest,) if fired else (), schedule.after(latest))
+    dues: list[float] = []
+    due: float | None = first
+    while due is not None and jittered(definition.spec, schedule.name, due) <= now and len(dues) < AT_ONCE:
+        dues.append(due)
+        due = schedule.after(due)
+    return Plan(tuple(dues), due)
+
+
+def _latest(schedule: Schedule, first: float, now: float) -> float:
+    """Its last due time up to now, of those from `first` on: looked for from now backwards, in longer and longer steps,
+    since there may be millions between the two.
+    """
+    back = GRACE
+    while now - back > first:
+        due = schedule.after(now - back)
+        if due is not None and due <= now:
+            first = due
+            break
+        back *= 4
+    while (due := schedule.after(first)) is not None and due <= now:
+        first = due
+    return first
