@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Final, Protocol, TypeVar
 
 import msgspec
@@ -20,7 +21,19 @@ from carteiro.ports.store import Entry, Store
 from carteiro.schedules.declaring import Plan, Publish, Spec, plan
 from carteiro.schedules.endings import outcome, outcome_key
 from carteiro.schedules.firing import Firing
-from carteiro.schedules.records import Definition, Keys, Last, Misfire, Overlap, Schedule, What, pack, schedule_of
+from carteiro.schedules.records import (
+    Definition,
+    Keys,
+    Last,
+    Misfire,
+    Overlap,
+    Schedule,
+    What,
+    pack,
+    schedule_of,
+    schedules_of,
+)
+from carteiro.schedules.specs import Cron, dues, jittered
 from carteiro.tasks.canvas import Canvas
 
 log = logging.getLogger("carteiro.schedules")
@@ -32,7 +45,7 @@ T = TypeVar("T")
 
 
 class Fired(msgspec.Struct, frozen=True):
-    """A firing: when it was due and when it was sent, the id of what was sent, and how it stands with that.
+    """A firing: when it was due (with its jitter) and sent, the id of what was sent, and how it stands with that.
 
     `outcome` is `"sent"` for a message, `"skipped"` where the one before was not over, and for a task or a workflow its
     status. `lateness` is in seconds.
@@ -61,6 +74,8 @@ class ScheduleStatus(msgspec.Struct, frozen=True):
     in_code: bool
     count: int
     last: Fired | None = None
+    tz: str | None = None
+    """Of a cron: its time zone."""
 
 
 class Link(Protocol):
@@ -126,13 +141,29 @@ class Schedules:
         return (await self._statuses(store, [schedule]))[0]
 
     async def upcoming(self, name: str, count: int = 10) -> builtins.list[datetime]:
-        """Its next due times, without jitter. Raises ConfigurationError where there is none of this name."""
+        """Its next due times, without jitter; of one that is paused, those if it is resumed now.
+
+        The first has passed already where it waits to be fired. Raises ConfigurationError where there is none of this
+        name.
+        """
         schedule, _ = await self._there(await self._store(), name)
-        due, found = schedule.due, builtins.list[datetime]()
-        while due is not None and len(found) < count:
-            found.append(datetime.fromtimestamp(due, UTC))
-            due = schedule.after(due)
-        return found
+        now = self._office.clock.time()
+        if (due := _resumed(schedule, now).due) is None:
+            return []
+        following = dues(schedule.definition.spec, max(due, now), schedule.anchor)
+        return [_moment(due), *map(_moment, islice(following, count - 1))]
+
+    async def soonest(self, count: int) -> builtins.list[ScheduleStatus]:
+        """Those that are due first: it costs the same however many there are."""
+        store, limit = await self._store(), count
+        while True:
+            hints = await store.scan(self._keys.dues, limit=limit)
+            records = await store.get([self._keys.record(self._keys.read(hint)[1]) for hint in hints])
+            found = [one for one in schedules_of(records) if self._keys.due(one) in hints]
+            if len(found) >= count or len(hints) < limit:
+                break
+            limit *= 4  # hints of others, as those that were paused, stood before them
+        return await self._statuses(store, sorted(found, key=lambda one: one.fires_at or 0.0)[:count])
 
     # -- changing --------------------------------------------------------------------------------------------------
 
@@ -159,7 +190,7 @@ class Schedules:
         while True:
             entry = await self._entry(store, name)
             before = None if entry is None else schedule_of(entry)
-            if before is not None and before.definition == definition and before.due is not None and not before.in_code:
+            if before is not None and before.definition == definition and not before.in_code:
                 schedule = before
                 break
             schedule = self._new(name, definition, in_code=False)
@@ -188,14 +219,7 @@ class Schedules:
     async def resume(self, name: str) -> None:
         """Fire it again from now on: what was due meanwhile is not made up for, but for a one-shot."""
         now = self._office.clock.time()
-
-        def resumed(schedule: Schedule) -> Schedule:
-            if not schedule.paused:
-                return schedule
-            after = schedule.after(now)
-            return msgspec.structs.replace(schedule, paused=False, due=schedule.due if after is None else after)
-
-        await self._change(name, resumed)
+        await self._change(name, lambda schedule: _resumed(schedule, now))
 
     async def fire(self, name: str) -> str:
         """Fire it now, besides its times, also while it is paused. Returns the id of what was sent."""
@@ -204,7 +228,7 @@ class Schedules:
         id = f"{schedule.id_at(now)}-{os.urandom(3).hex()}"
         sent = (await self._office.link().send([Firing(schedule, now, id)])).get(id)
         if sent is None:
-            raise BrokerUnavailable(f"schedule `{name}` cannot be fired now: its broker is away, as the log says")
+            raise BrokerUnavailable(f"schedule `{name}` cannot be fired now: the log says why")
         last = Last(now, self._office.clock.time(), sent)
         await self._change(name, lambda one: msgspec.structs.replace(one, last=last, count=one.count + 1))
         return sent
@@ -294,9 +318,8 @@ class Schedules:
     async def _there(self, store: Store, name: str) -> tuple[Schedule, Entry]:
         entry = await self._entry(store, name)
         if entry is None:
-            known = sorted(
-                key.removeprefix(self._keys.records) for key in await store.scan(self._keys.records, limit=20)
-            )
+            some = await store.scan(self._keys.records, limit=20)
+            known = sorted({*self.declared, *(key.removeprefix(self._keys.records) for key in some)})
             raise ConfigurationError(
                 f"app `{self._office.name}` has no schedule `{name}`: "
                 + (f"it has {', '.join(known)}" if known else "it has none")
@@ -313,8 +336,9 @@ class Schedules:
     async def _put(self, store: Store, schedule: Schedule, before: Entry | None) -> bool:
         """Write the record over the one that was read, with its entry in the index; False where that has changed."""
         hint = self._keys.due(schedule)
+        version = 0 if before is None else before.version
         writes = [
-            Write(self._keys.record(schedule.name), pack(schedule), expect=0 if before is None else before.version),
+            Write(self._keys.record(schedule.name), pack(schedule), ttl=schedule.ttl, expect=version),
             *([] if hint is None else [Write(hint, b"")]),
         ]
         if not (await store.write(writes))[0]:
@@ -325,7 +349,11 @@ class Schedules:
 
     async def _ring(self, store: Store, hint: str) -> None:
         """Wake those who wait, unless what they wait for comes first: they look again then."""
-        if hint in await store.scan(self._keys.dues, limit=1):
+        first = await store.scan(self._keys.dues, limit=1)
+        if hint not in first:  # those that are due and wait for the one before are no reason to look
+            past = await store.scan(self._keys.dues, before=self._keys.until(self._office.clock.time()))
+            first = await store.scan(self._keys.dues, limit=len(past) + 1) if past else {}
+        if hint in first:
             await store.write([Write(self._keys.bell, b"")])
 
     async def _remove(self, store: Store, schedule: Schedule) -> None:
@@ -347,17 +375,30 @@ class Schedules:
 _names = msgspec.msgpack.Decoder(frozenset[str]).decode
 
 
+def _resumed(schedule: Schedule, now: float) -> Schedule:
+    if not schedule.paused:
+        return schedule
+    after = schedule.after(now)
+    return msgspec.structs.replace(schedule, paused=False, due=schedule.due if after is None else after)
+
+
 def _status(schedule: Schedule, entries: dict[str, Entry]) -> ScheduleStatus:
     definition, last, fires_at = schedule.definition, schedule.last, schedule.fires_at
     fired = None
     if last is not None:
         key = outcome_key(definition.what, last.id)
         how = outcome(definition.what, last, None if key is None else entries.get(key))
-        fired = Fired(_moment(last.due), _moment(last.at), last.id, how)
+        due = jittered(definition.spec, schedule.name, last.due)
+        # One that somebody has fired by hand has no jitter, and was sent before it would have been over.
+        fired = Fired(_moment(last.due if due > last.at else due), _moment(last.at), last.id, how)
     return ScheduleStatus(
         schedule.name, str(definition.spec), definition.what.label, None if fires_at is None else _moment(fires_at),
-        schedule.paused, schedule.in_code, schedule.count, fired,
+        schedule.paused, schedule.in_code, schedule.count, fired, tz_of(definition.spec),
     )  # fmt: skip
+
+
+def tz_of(spec: Spec) -> str | None:
+    return spec.tz if isinstance(spec, Cron) else None
 
 
 def _moment(seconds: float) -> datetime:

@@ -150,6 +150,12 @@ def parse(text: str) -> Expression:
     return expression
 
 
+@lru_cache(maxsize=1024)
+def following(expression: str, tz: str, second: int) -> int | None:
+    """What is due next after this second: the same for the many schedules that are due at two in the morning."""
+    return parse(expression).after(second, zone(tz))
+
+
 def _flaw(fields: list[str]) -> str:
     if fields and fields[0].startswith("@"):
         return f"`{fields[0].lower()}` is none of {', '.join(WORDS)}"

@@ -23,13 +23,13 @@ from typing import Any, Final
 import msgspec
 
 from carteiro.engine.reconnect import reconnect_wait
-from carteiro.errors import BrokerUnavailable
+from carteiro.errors import BrokerCorrupted, BrokerUnavailable, ConfigurationError
 from carteiro.message import Write
 from carteiro.ports.clock import Clock
 from carteiro.ports.store import Entry, Store
 from carteiro.schedules.endings import is_busy, mark_key
 from carteiro.schedules.planning import planned
-from carteiro.schedules.records import GONE_AFTER, Keys, Last, Schedule, pack, schedule_of
+from carteiro.schedules.records import Keys, Last, Schedule, pack, schedule_of
 
 log = logging.getLogger("carteiro.schedules")
 
@@ -37,8 +37,12 @@ LEASE: Final = 5.0
 """Seconds for which a claim holds: the time after which what a dead process had claimed is fired by another."""
 WINDOW: Final = 600.0
 """Seconds for which brokers remember the ids of firings."""
-AT_ONCE: Final = 500
-"""Schedules that are fired in one step."""
+LEFT: Final = 60.0
+"""Seconds after which what this process could not read is tried again."""
+AT_ONCE: Final = 2000
+"""Schedules that are looked for at once. What is due is late until it is sent: their records are moved when all are."""
+STEP: Final = 200
+"""Those of them that are sent before the next are read: what takes longer keeps the first waiting for the last."""
 
 
 class Firing(msgspec.Struct, frozen=True):
@@ -59,6 +63,7 @@ class _Move(msgspec.Struct):
     """A schedule on its way to its next due time."""
 
     hint: str
+    hint_version: int
     schedule: Schedule
     version: int
     firings: tuple[Firing, ...]
@@ -66,11 +71,12 @@ class _Move(msgspec.Struct):
 
 
 class _Aside(msgspec.Struct):
-    """A schedule that is due and not this process' to fire: before `until`, or before the key is another's version."""
+    """A schedule that is due and not this process' to fire: before `until`, or before one of the keys that it waits for
+    has another version.
+    """
 
     until: float | None
-    key: str | None = None
-    version: int = 0
+    waits_for: Mapping[str, int] = {}
 
 
 class Scheduler:
@@ -105,8 +111,17 @@ class Scheduler:
                     log.warning("schedules wait for the broker or the store: %s", error)
                 else:
                     log.exception("schedules cannot be fired, trying again")
-                await self._clock.sleep(reconnect_wait(tries))
+                await self._rest(reconnect_wait(tries))
                 tries += 1
+
+    async def _rest(self, seconds: float) -> None:
+        """Wait so long, or until `stop`."""
+        waits = [asyncio.ensure_future(one) for one in (self._clock.sleep(seconds), self._stopping.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 
@@ -117,7 +132,7 @@ class Scheduler:
         moments = [one.until for one in self._aside.values() if one.until is not None]
         if upcoming is not None:
             moments.append(upcoming[0])
-        watched = {one.key: one.version for one in self._aside.values() if one.key is not None}
+        watched = {key: version for one in self._aside.values() for key, version in one.waits_for.items()}
         told = asyncio.ensure_future(self._store.changed({self._keys.bell: self._rung, **watched}))
         waits: list[asyncio.Future[Any]] = [told, asyncio.ensure_future(self._stopping.wait())]
         if moments:
@@ -135,7 +150,7 @@ class Scheduler:
         if bell in changed:
             entry = changed[bell]
             self._rung = 0 if entry is None else entry.version
-        self._aside = {name: one for name, one in self._aside.items() if one.key not in changed}
+        self._aside = {name: one for name, one in self._aside.items() if one.waits_for.keys().isdisjoint(changed)}
 
     # -- firing ----------------------------------------------------------------------------------------------------
 
@@ -145,46 +160,70 @@ class Scheduler:
         self._aside = {name: one for name, one in self._aside.items() if one.until is None or one.until > now}
         limit = AT_ONCE + len(self._aside)
         found = await self._store.scan(self._keys.dues, before=self._keys.until(now), limit=limit)
-        hints = {hint: name for hint in found if (name := self._keys.read(hint)[1]) not in self._aside}
-        if not hints:
-            return False
-        read_at = self._clock.monotonic()
-        moves = await self._claimed(await self._moves(hints, now))
-        if self._clock.monotonic() - read_at > LEASE / 2:
-            return True  # what was read may be out of date, and the claims may be over
-        firings = [firing for move in moves for firing in move.firings]
-        sent = await self._send(firings) if firings else {}
-        await self._move([move for move in moves if all(firing.id in sent for firing in move.firings)], sent)
-        return True
+        hints = [(hint, entry.version) for hint, entry in found.items() if self._keys.read(hint)[1] not in self._aside]
+        begun, moves, sent = self._clock.monotonic(), list[_Move](), dict[str, str]()
+        try:
+            for start in range(0, len(hints), STEP):
+                read_at = self._clock.monotonic()
+                if read_at - begun > LEASE / 2:
+                    break  # what was sent is to be moved before its claims are over
+                claimed = await self._claimed(await self._moves(hints[start : start + STEP], now))
+                if self._clock.monotonic() - read_at > LEASE / 2:
+                    break  # what was read may be out of date, and the claims may be over
+                firings = [firing for move in claimed for firing in move.firings]
+                sent |= await self._send(firings) if firings else {}
+                moves += claimed
+        finally:  # also where a later step has failed: what is not moved is sent again
+            await self._move([move for move in moves if all(firing.id in sent for firing in move.firings)], sent)
+        return bool(hints)
 
-    async def _moves(self, hints: Mapping[str, str], now: float) -> list[_Move]:
+    async def _moves(self, hints: Sequence[tuple[str, int]], now: float) -> list[_Move]:
         """What to do with the schedules behind these; hints that are none any more are put right."""
-        keys = {name: self._keys.record(name) for name in hints.values()}
+        keys = {hint: self._keys.record(self._keys.read(hint)[1]) for hint, _ in hints}
         entries = await self._store.get(list(keys.values()))
-        due: list[tuple[str, Schedule, int]] = []
+        due: list[tuple[str, int, Schedule, int]] = []
         wrong: list[Write] = []
-        for hint, name in hints.items():
-            entry = entries.get(keys[name])
-            schedule = None if entry is None else schedule_of(entry)
+        for hint, hint_version in hints:
+            entry = entries.get(keys[hint])
+            try:
+                schedule = None if entry is None else schedule_of(entry)
+            except BrokerCorrupted as error:
+                self._leave(self._keys.read(hint)[1], error)
+                continue
             right = None if schedule is None else self._keys.due(schedule)
             if entry is not None and schedule is not None and right == hint:
-                due.append((hint, schedule, entry.version))
+                due.append((hint, hint_version, schedule, entry.version))
             else:
-                wrong += [Write(hint, None), *([] if right is None else [Write(right, b"")])]
+                wrong += [Write(hint, None, expect=hint_version), *([] if right is None else [Write(right, b"")])]
         if wrong:
             await self._store.write(wrong)
-        busy = await self._busy([schedule for _, schedule, _ in due])
+        busy = await self._busy([schedule for _, _, schedule, _ in due])
         moves: list[_Move] = []
-        for hint, schedule, version in due:
+        for hint, hint_version, schedule, version in due:
             mark = busy.get(schedule.name)
             if mark is not None and schedule.definition.overlap == "queue":
-                self._aside[schedule.name] = _Aside(None, *mark)
-                if schedule.queued is None:
-                    queued = msgspec.structs.replace(schedule, queued=schedule.due)
-                    await self._store.write([Write(self._keys.record(schedule.name), pack(queued), expect=version)])
-            else:
-                moves.append(_move_of(hint, schedule, version, now, is_busy=mark is not None))
+                await self._queue(schedule, version, mark)
+                continue
+            try:
+                moves.append(_move_of(hint, hint_version, schedule, version, now, is_busy=mark is not None))
+            except ConfigurationError as error:  # a zone that this machine does not know
+                self._leave(schedule.name, error)
         return moves
+
+    def _leave(self, name: str, error: Exception) -> None:
+        """To others: one that this process cannot read must not keep it from firing the rest."""
+        log.error("schedule `%s` cannot be fired here: %s", name, error)
+        self._aside[name] = _Aside(self._clock.time() + LEFT)
+
+    async def _queue(self, schedule: Schedule, version: int, mark: tuple[str, int]) -> None:
+        """Put it aside until its last firing is over, or somebody changes it."""
+        record = self._keys.record(schedule.name)
+        if schedule.queued is None:
+            queued = msgspec.structs.replace(schedule, queued=schedule.due)
+            if not (await self._store.write([Write(record, pack(queued), expect=version)]))[0]:
+                return
+            version += 1
+        self._aside[schedule.name] = _Aside(None, {record: version, mark[0]: mark[1]})
 
     async def _busy(self, schedules: Sequence[Schedule]) -> dict[str, tuple[str, int]]:
         """Those whose last firing is not over and has to be, with where the store will say so and its version now."""
@@ -230,6 +269,8 @@ class Scheduler:
             current = schedule_of(entry)
             if (current.token, current.due) != (was.token, was.due):
                 return  # it was given other times
+            if current.definition.spec != was.definition.spec:
+                move.next = msgspec.structs.replace(move.next, due=current.after(now), queued=None)
             if (await self._store.write(self._writes(move, current, entry.version, sent, now)))[0]:
                 return
 
@@ -244,15 +285,15 @@ class Scheduler:
             current, due=move.next.due, queued=move.next.queued, last=last or current.last, count=count
         )
         hint = self._keys.due(following)
-        gone = following.due is None and not following.in_code
         return (
-            Write(self._keys.record(current.name), pack(following), ttl=GONE_AFTER if gone else None, expect=version),
-            Write(move.hint, None),
-            Write(hint or move.hint, None if hint is None else b""),
+            Write(self._keys.record(current.name), pack(following), ttl=following.ttl, expect=version),
+            # One that was written again meanwhile may be what somebody has changed the record to, and stays.
+            Write(move.hint, None, expect=move.hint_version),
+            Write(move.hint, None, expect=move.hint_version) if hint is None else Write(hint, b""),
         )
 
 
-def _move_of(hint: str, schedule: Schedule, version: int, now: float, *, is_busy: bool) -> _Move:
+def _move_of(hint: str, hint_version: int, schedule: Schedule, version: int, now: float, *, is_busy: bool) -> _Move:
     plan, overlap = planned(schedule, now), schedule.definition.overlap
     dues, following = plan.dues, plan.next
     if overlap != "allow" and len(dues) > 1:
@@ -265,4 +306,5 @@ def _move_of(hint: str, schedule: Schedule, version: int, now: float, *, is_busy
     if overlap == "queue" and following is not None and following <= now:
         queued = following
     moved = msgspec.structs.replace(schedule, due=following, last=last, queued=queued)
-    return _Move(hint, schedule, version, tuple(Firing(schedule, due, schedule.id_at(due)) for due in dues), moved)
+    firings = tuple(Firing(schedule, due, schedule.id_at(due)) for due in dues)
+    return _Move(hint, hint_version, schedule, version, firings, moved)

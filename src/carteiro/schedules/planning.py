@@ -18,7 +18,6 @@ from typing import Final
 import msgspec
 
 from carteiro.schedules.records import Schedule
-from carteiro.schedules.specs import jittered
 
 GRACE: Final = 60.0
 """Seconds."""
@@ -34,38 +33,47 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 def planned(schedule: Schedule, now: float) -> Plan:
-    """Of a schedule that is due."""
+    """Of a schedule that is due. How late it is counts from the end of its jitter."""
     first, definition = schedule.due, schedule.definition
     assert first is not None
+    if definition.max_age is not None and now - schedule.with_jitter(first) > definition.max_age:
+        young = _young(schedule, first, now, definition.max_age)
+        if young is None or schedule.with_jitter(young) > now:
+            return Plan((), young)
+        first = young
     if schedule.queued is not None:  # it has waited for the one before, and not because all was down
         return Plan((first,), schedule.after(first))
-    if definition.max_age is not None and now - first > definition.max_age:
-        first = schedule.after(now - definition.max_age)
-        if first is None or jittered(definition.spec, schedule.name, first) > now:
-            return Plan((), first)
-    if now - first > GRACE and definition.misfire != "all":
+    if now - schedule.with_jitter(first) > GRACE and definition.misfire != "all":
         latest = _latest(schedule, first, now)
-        fired = definition.misfire == "once" or now - latest <= GRACE
+        fired = definition.misfire == "once" or now - schedule.with_jitter(latest) <= GRACE
         return Plan((latest,) if fired else (), schedule.after(latest))
-    dues: list[float] = []
-    due: float | None = first
-    while due is not None and jittered(definition.spec, schedule.name, due) <= now and len(dues) < AT_ONCE:
+    # That the first is due is known: its entry in the index is in milliseconds, which can be a moment before it.
+    dues, due = [first], schedule.after(first)
+    while due is not None and schedule.with_jitter(due) <= now and len(dues) < AT_ONCE:
         dues.append(due)
         due = schedule.after(due)
     return Plan(tuple(dues), due)
+
+
+def _young(schedule: Schedule, first: float, now: float, max_age: float) -> float | None:
+    """Its first due time after `first` that is not too old."""
+    due = schedule.after(max(first, now - max_age - schedule.definition.spec.jitter))
+    while due is not None and now - schedule.with_jitter(due) > max_age:
+        due = schedule.after(due)
+    return due
 
 
 def _latest(schedule: Schedule, first: float, now: float) -> float:
     """Its last due time up to now, of those from `first` on: looked for from now backwards, in longer and longer steps,
     since there may be millions between the two.
     """
-    back = GRACE
+    back = GRACE + schedule.definition.spec.jitter
     while now - back > first:
         due = schedule.after(now - back)
-        if due is not None and due <= now:
+        if due is not None and schedule.with_jitter(due) <= now:
             first = due
             break
         back *= 4
-    while (due := schedule.after(first)) is not None and due <= now:
+    while (due := schedule.after(first)) is not None and schedule.with_jitter(due) <= now:
         first = due
     return first

@@ -16,13 +16,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from typing import Final, Literal
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import msgspec
 
 from carteiro.engine.composing import Draft
 from carteiro.errors import BrokerCorrupted
-from carteiro.ports.store import Entry
+from carteiro.ports.store import Entry, Store
 from carteiro.schedules.specs import At, Cron, Every, jittered
 
 Misfire = Literal["skip", "once", "all"]
@@ -90,9 +90,16 @@ class Schedule(msgspec.Struct, frozen=True):
     @property
     def fires_at(self) -> float | None:
         """The time of its next firing, with its jitter; None while it is paused or has none."""
-        if self.due is None or self.paused:
-            return None
-        return jittered(self.definition.spec, self.name, self.due)
+        return None if self.due is None or self.paused else self.with_jitter(self.due)
+
+    def with_jitter(self, due: float) -> float:
+        """When the firing that is due at `due` goes."""
+        return jittered(self.definition.spec, self.name, due)
+
+    @property
+    def ttl(self) -> float | None:
+        """Seconds for which its record is kept: None, unless it was added while running and never fires again."""
+        return GONE_AFTER if self.due is None and not self.in_code else None
 
     def after(self, moment: float) -> float | None:
         return self.definition.spec.after(moment, self.anchor)
@@ -102,12 +109,15 @@ class Schedule(msgspec.Struct, frozen=True):
         return f"{self.name}@{round(due * 1000)}-{self.token}"
 
 
+_RECORDS: Final = "schedule:"
+
+
 class Keys:
     """The keys of one app's schedules."""
 
     def __init__(self, app: str) -> None:
         own = quote(app, safe="-_.~")
-        self.records: Final = f"schedule:{own}:"
+        self.records: Final = f"{_RECORDS}{own}:"
         self.dues: Final = f"due:{own}:"
         self.bell: Final = f"bell:{own}"
         self.in_code: Final = f"code:{own}"
@@ -150,6 +160,11 @@ def schedule_of(entry: Entry) -> Schedule:
         return _schedule(entry.value)
     except msgspec.DecodeError as error:
         raise BrokerCorrupted(f"a schedule in the store cannot be read ({error}): restore the store") from error
+
+
+async def apps_in(store: Store) -> list[str]:
+    """The names of the apps that have schedules there."""
+    return sorted({unquote(key.split(":", 2)[1]) for key in await store.scan(_RECORDS)})
 
 
 def schedules_of(entries: Mapping[str, Entry]) -> list[Schedule]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Final
 
@@ -35,9 +36,9 @@ class Cron(msgspec.Struct, frozen=True, tag="cron"):
 
         Raises ConfigurationError if the zone is not known on this machine.
         """
-        from carteiro.schedules.cron import parse, zone
+        from carteiro.schedules.cron import following
 
-        return parse(self.expression).after(moment, zone(self.tz))
+        return following(self.expression, self.tz, math.floor(moment))
 
     def __str__(self) -> str:
         return f"{self.expression} {self.tz}{_shown(self.jitter)}"
@@ -135,12 +136,20 @@ def at(when: datetime, *, jitter: Duration = 0) -> At:
     return At(when.timestamp(), _jitter(jitter))
 
 
+def dues(spec: Spec, moment: float, anchor: float) -> Iterator[float]:
+    """Its due times after `moment`, one after another."""
+    while (due := spec.after(moment, anchor)) is not None:
+        yield due
+        moment = due
+
+
 def jittered(spec: Spec, name: str, due: float) -> float:
     """When the firing of schedule `name` that is due at `due` goes: up to `spec.jitter` seconds later.
 
     How much is drawn by name and due time alone, so that all processes agree.
     """
-    return due + spec.jitter * random.Random(f"{name} {due!r}").random() if spec.jitter else due
+    # A whole number comes back from the store as a float.
+    return due + spec.jitter * random.Random(f"{name} {float(due)!r}").random() if spec.jitter else due
 
 
 def _jitter(value: Duration) -> float:
