@@ -13,7 +13,7 @@ from carteiro.brokers import DEFAULT, EMBEDDED
 from carteiro.connection import Connections
 from carteiro.durations import seconds
 from carteiro.engine.composing import Draft
-from carteiro.errors import BrokerUnavailable
+from carteiro.errors import BrokerUnavailable, ConfigurationError
 from carteiro.message import Outgoing, Subscription
 from carteiro.ports.clock import Clock
 from carteiro.ports.features import Capability
@@ -21,11 +21,12 @@ from carteiro.ports.store import Store
 from carteiro.schedules.book import Link
 from carteiro.schedules.declaring import QUEUE, Publish
 from carteiro.schedules.endings import mark
-from carteiro.schedules.firing import WINDOW, Firing, Scheduler
+from carteiro.schedules.firing import LEASE, WINDOW, Firing, Scheduler
 from carteiro.schedules.records import What
 from carteiro.tasks.canvas import Canvas, Signature
-from carteiro.tasks.desk import START_TASK, Desk
+from carteiro.tasks.desk import START_TASK, Desk, within
 from carteiro.tasks.queues import LEVELS, topic_of
+from carteiro.tasks.records import run_key
 from carteiro.tasks.unique import Unique
 
 if TYPE_CHECKING:
@@ -49,41 +50,67 @@ class ScheduleLink:
         return self._connections[DEFAULT].store or await self._connections.shared_store()
 
     async def send(self, firings: Sequence[Firing]) -> Mapping[str, str]:
-        """As `firing.Send`: what cannot be sent now, for its broker is away, is logged."""
-        now, sent = self._clock.time(), dict[str, str]()
-        marks = [
-            mark(firing.schedule.definition.what, firing.id, now)
-            for firing in firings
-            if firing.schedule.definition.overlap != "allow"
-        ]
-        if marks:
-            await (await self.store()).write(marks)
-        by_broker: defaultdict[str, list[Outgoing]] = defaultdict(list)
+        """As `firing.Send`: what cannot be sent now is logged, and keeps nothing else from being sent."""
+        now = self._clock.time()
+        await self._mark([one for one in firings if one.schedule.definition.overlap != "allow"], now)
+        by_broker: defaultdict[str, list[Firing]] = defaultdict(list)
+        for firing in firings:
+            by_broker[firing.schedule.definition.what.draft.broker or DEFAULT].append(firing)
+        sent = await asyncio.gather(*(self._send_to(broker, some, now) for broker, some in by_broker.items()))
+        return {id: what for some in sent for id, what in some.items()}
+
+    async def _mark(self, firings: Sequence[Firing], now: float) -> None:
+        """Say that these are not over, before they can be. A run that has begun by then says so itself."""
+        if firings:
+            store = await self.store()
+            begun = await store.get([run_key(firing.id) for firing in firings])
+            left = [firing for firing in firings if run_key(firing.id) not in begun]
+            await store.write([mark(firing.schedule.definition.what, firing.id, now) for firing in left])
+
+    async def _send_to(self, broker: str, firings: Sequence[Firing], now: float) -> Mapping[str, str]:
+        try:
+            # For no longer than its claims hold: what waits for a broker that is away others would send beside it.
+            sent = await within(self._sent(broker, firings, now), self._clock, LEASE / 2)
+            if sent is None:
+                log.warning("%d schedules wait for the broker `%s`: it does not answer", len(firings), broker)
+            return sent or {}
+        except BrokerUnavailable as error:
+            log.warning("%d schedules wait for the broker `%s`: %s", len(firings), broker, error)
+            return {}
+        except Exception as error:
+            if len(firings) == 1:
+                log.error("schedule `%s` cannot be sent, and is tried again: %r", firings[0].schedule.name, error)
+                return {}
+        each = [await self._send_to(broker, [firing], now) for firing in firings]  # one of them cannot: the others can
+        return {id: what for some in each for id, what in some.items()}
+
+    async def _sent(self, broker: str, firings: Sequence[Firing], now: float) -> Mapping[str, str]:
+        if broker not in self._connections:
+            raise ConfigurationError(f"the app has no broker `{broker}`")
+        connection = self._connections[broker]
+        # Elsewhere a store would remember ids, and a claim of the dead hold up all of them for a minute.
+        window = WINDOW if connection.broker.features[Capability.DEDUPE] else None
+        sent, messages = dict[str, str](), list[Outgoing]()
         for firing in firings:
             what = firing.schedule.definition.what
-            broker = what.draft.broker or DEFAULT
-            # Elsewhere a store would remember ids, and a claim of the dead hold up all of them for a minute.
-            remembers = self._connections[broker].broker.features[Capability.DEDUPE]
-            message = what.draft.outgoing(firing.id, now, dedupe=WINDOW if remembers else None)
+            message = what.draft.outgoing(firing.id, now, dedupe=window)
+            if what.kind != "message":
+                await self._desk.know(message.topic)
             if what.lock is None:
-                by_broker[broker].append(message)
+                messages.append(message)
             else:
                 sent[firing.id] = await self._desk.send_once(message, what.lock, Unique(window=what.window))
-        for broker, messages in by_broker.items():
-            try:
-                await self._connections[broker].publisher.publish_many(messages)
-            except BrokerUnavailable as error:
-                log.warning("%d schedules wait for the broker `%s`: %s", len(messages), broker, error)
-            else:
-                sent |= {message.id: message.id for message in messages}
-        return sent
+        await connection.publisher.publish_many(messages)
+        return sent | {message.id: message.id for message in messages}
 
 
 class ScheduleOffice:
     """An app as its schedules see it."""
 
-    def __init__(self, app: Publishing) -> None:
+    def __init__(self, app: Publishing, link: Link | None = None) -> None:
+        """`link` is in place of the app's own connections."""
         self._app = app
+        self._link = link
 
     @property
     def name(self) -> str:
@@ -109,7 +136,7 @@ class ScheduleOffice:
         )
 
     def link(self) -> Link:
-        return ScheduleLink(self._app.connections, self._app.tasks, self._app.clock)
+        return self._link or ScheduleLink(self._app.connections, self._app.tasks, self._app.clock)
 
     def call_sync(self, work: Callable[[Link], Awaitable[T]]) -> T:
         app = self._app
@@ -130,16 +157,18 @@ Fires = bool | Literal["only"]
 """Whether a process fires schedules; `"only"` does nothing else."""
 
 
+def fires(app: Publishing, schedules: Fires) -> bool:
+    """Whether there is anything to fire, or may be. Who does nothing else waits for what others may add."""
+    return schedules == "only" or (schedules and (app.connection.store is not None or bool(app.schedules.declared)))
+
+
 @contextlib.asynccontextmanager
 async def firing(app: Publishing, *, shared: bool) -> AsyncIterator[None]:
-    """Fire its schedules meanwhile, where it has any or may get some; the store says by then what the code says.
+    """Fire its schedules meanwhile; the store says by then what the code says.
 
     On exit what is being fired is fired; a cancel ends that too. `shared` says that the store is one for all of the
     app's machines.
     """
-    if app.connection.store is None and not app.schedules.declared:
-        yield
-        return
     if app.schedules.declared and not shared and not any(one.broker.store for one in app.connections.values()):
         log.warning(
             "%s keeps its schedules in ./%s, for its broker keeps none: processes on several machines need one store "

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import copy
 import logging
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
@@ -109,13 +110,17 @@ class Office(Protocol):
 
 
 class Schedules:
-    """`app.schedules`: add, list, pause, resume, remove and fire, while running."""
+    """`app.schedules`: add, list, pause, resume, remove and fire, while running.
+
+    What changes a schedule has a twin that ends in `_sync`, for code that has no event loop.
+    """
 
     def __init__(self, office: Office) -> None:
         self.declared: dict[str, Plan] = {}
         """Those of the code, by name."""
         self._office = office
         self._keys = Keys(office.name)
+        self._own_link: Link | None = None
 
     def declare(self, plan: Plan) -> None:
         """Raises ConfigurationError where another has its name."""
@@ -226,12 +231,28 @@ class Schedules:
         store, now = await self._store(), self._office.clock.time()
         schedule, _ = await self._there(store, name)
         id = f"{schedule.id_at(now)}-{os.urandom(3).hex()}"
-        sent = (await self._office.link().send([Firing(schedule, now, id)])).get(id)
+        sent = (await self._link.send([Firing(schedule, now, id)])).get(id)
         if sent is None:
             raise BrokerUnavailable(f"schedule `{name}` cannot be fired now: the log says why")
         last = Last(now, self._office.clock.time(), sent)
         await self._change(name, lambda one: msgspec.structs.replace(one, last=last, count=one.count + 1))
         return sent
+
+    def add_sync(self, name: str, spec: Spec, what: Canvas | Publish, **options: Any) -> ScheduleStatus:
+        """`add` for code that has no event loop; takes the same options."""
+        return self._sync(lambda here: here.add(name, spec, what, **options))
+
+    def remove_sync(self, name: str) -> bool:
+        return self._sync(lambda here: here.remove(name))
+
+    def pause_sync(self, name: str) -> None:
+        self._sync(lambda here: here.pause(name))
+
+    def resume_sync(self, name: str) -> None:
+        self._sync(lambda here: here.resume(name))
+
+    def fire_sync(self, name: str) -> str:
+        return self._sync(lambda here: here.fire(name))
 
     # -- from the code to the store --------------------------------------------------------------------------------
 
@@ -308,8 +329,20 @@ class Schedules:
 
     # -- the store -------------------------------------------------------------------------------------------------
 
+    @property
+    def _link(self) -> Link:
+        return self._own_link or self._office.link()
+
+    def _sync(self, work: Callable[[Schedules], Awaitable[T]]) -> T:
+        async def there(link: Link) -> T:
+            here = copy.copy(self)
+            here._own_link = link
+            return await work(here)
+
+        return self._office.call_sync(there)
+
     async def _store(self) -> Store:
-        return await self._office.link().store()
+        return await self._link.store()
 
     async def _entry(self, store: Store, name: str) -> Entry | None:
         key = self._keys.record(name)

@@ -18,7 +18,8 @@ from carteiro.message import TYPE
 from carteiro.policies.retry import Retry
 from carteiro.schedules.records import Misfire, Overlap
 from carteiro.schedules.specs import At, Cron, Every
-from carteiro.tasks.canvas import Canvas
+from carteiro.tasks.canvas import Canvas, Signature
+from carteiro.tasks.task import Task
 
 QUEUE: Final = "schedules"
 """The task queue of functions that make what is sent: who fires schedules works it off, and nobody else."""
@@ -107,6 +108,12 @@ def plan(
         raise ConfigurationError(
             f"overlap={overlap!r} of {who}: nobody knows when a message has been handled by all; send a task instead"
         )
+    called = what.task if isinstance(what, Signature) else None
+    if isinstance(called, Task) and not called.options.result and overlap != "allow":
+        raise ConfigurationError(
+            f"overlap={overlap!r} of {who}: task `{called.name}` keeps nothing (result=False), so nobody knows "
+            "when it is over: drop one of the two"
+        )
     age = None if max_age is None else seconds(max_age)
     if age is not None and age <= 0:
         raise ConfigurationError(f"max_age={max_age} of {who}: it must be over 0 seconds")
@@ -160,34 +167,19 @@ def publishing(source: Source) -> Callable[..., Any]:
                 emit(value, key=None if source.key is None else source.key(value), headers=source.headers,
                      delay=source.delay)  # fmt: skip
 
-    if is_async_generator(function):
+    @wraps(function)
+    async def run_async(*args: Any, **kwargs: Any) -> None:
+        emit = kwargs.pop(_EMIT, None)
+        made = function(*args, **kwargs)
+        send([value async for value in made] if is_async_generator(function) else [await made], emit)
 
-        @wraps(function)
-        async def run(*args: Any, **kwargs: Any) -> None:
-            emit = kwargs.pop(_EMIT, None)
-            send([value async for value in function(*args, **kwargs)], emit)
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> None:
+        emit = kwargs.pop(_EMIT, None)
+        made = function(*args, **kwargs)
+        send(list(made) if is_generator(function) else [made], emit)
 
-    elif is_generator(function):
-
-        @wraps(function)
-        def run(*args: Any, **kwargs: Any) -> None:
-            emit = kwargs.pop(_EMIT, None)
-            send(list(function(*args, **kwargs)), emit)
-
-    elif is_async(function):
-
-        @wraps(function)
-        async def run(*args: Any, **kwargs: Any) -> None:
-            emit = kwargs.pop(_EMIT, None)
-            send([await function(*args, **kwargs)], emit)
-
-    else:
-
-        @wraps(function)
-        def run(*args: Any, **kwargs: Any) -> None:
-            emit = kwargs.pop(_EMIT, None)
-            send([function(*args, **kwargs)], emit)
-
+    call: Callable[..., Any] = run_async if is_async(function) or is_async_generator(function) else run
     signature = inspect.signature(function)
     if to is not None:
         own = inspect.Parameter(
@@ -195,5 +187,5 @@ def publishing(source: Source) -> Callable[..., Any]:
         )
         parameters = list(signature.parameters.values())
         signature = signature.replace(parameters=[*parameters, own])
-    run.__signature__ = signature.replace(return_annotation=None)  # type: ignore[attr-defined]
-    return run
+    call.__signature__ = signature.replace(return_annotation=None)  # type: ignore[attr-defined]
+    return call

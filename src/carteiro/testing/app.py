@@ -270,16 +270,16 @@ class TestApp:
         while until is None or not until.done():
             ended = self._ended()
             await asyncio.sleep(0)  # noqa: TID251 (no time passes)
-            workers, activity = self.app.workers.values(), self._activity
-            running = sum(worker.busy for worker in workers)
-            pending = any(tap.pending for tap in self._taps.values())
+            activity = self._activity
             # While a worker dies time stands still, or the end of its leases would be missed by the next one.
-            if activity != seen or pending or self._dying:
+            if activity != seen or self._dying or any(tap.pending for tap in self._taps.values()):
                 quiet, seen, silent_since = 0, activity, monotonic()
                 continue
             quiet += 1
             if quiet < QUIET_TURNS:
                 continue
+            workers = self.app.workers.values()
+            running = sum(worker.busy for worker in workers)
             if ended or ((workers or not self._handles) and not running and not any(map(_stopping, workers))):
                 return True
             if self._stuck == (running, seen):
@@ -315,7 +315,9 @@ class TestApp:
                     return signature.returns
                 for parameter in signature.parameters:
                     if isinstance(parameter.marker, TopicMarker) and _name(parameter.marker.to) == topic:
-                        return (get_args(parameter.annotation) or (Any,))[0]
+                        emitted = (get_args(parameter.annotation) or (Any,))[0]
+                        if emitted is not Any:  # it then knows less than a subscriber may
+                            return emitted
         for route in (route for worker in self.app.workers.values() for route in worker.routes):
             if matches(route.subscription.topic, topic) and route.handlers[0].plan.body_type is not None:
                 return route.handlers[0].plan.body_type

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -19,16 +18,6 @@ from carteiro.web import health
 from tests.e2e.tour.stage import Stage, follow, soon
 
 ORDER = {"id": 7, "sku": "A-1"}
-
-
-@pytest.fixture(params=["memory", "sqlite", "redis", "rabbitmq"])
-def broker_url(request: pytest.FixtureRequest) -> str:
-    if request.param == "memory":
-        return f"memory://{uuid.uuid4().hex}"
-    if request.param == "sqlite":
-        return "sqlite:///broker.db?synchronous=normal"
-    url: str = request.getfixturevalue(f"{request.param}_url")
-    return url
 
 
 def client(api: FastAPI) -> httpx.AsyncClient:
