@@ -101,9 +101,9 @@ class Project:
         return dict(found)
 
     @contextlib.contextmanager
-    def running(self, *args: str, terminal: bool = False) -> Iterator[Running]:
+    def running(self, *args: str, terminal: bool = False, command: str = "run") -> Iterator[Running]:
         """`carteiro run` with these arguments, killed at the end if it is still there."""
-        running = Running(_command(("run", *args)), self.folder, self._settings, terminal=terminal)
+        running = Running(_command((command, *args)), self.folder, self._settings, terminal=terminal)
         try:
             yield running
         finally:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
-from datetime import datetime
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
@@ -14,6 +15,7 @@ import typer
 from carteiro.cli.exits import CommandError, Exit, UsageError, exit_code, explain
 from carteiro.cli.output import age, as_json, as_text, printable, show_table
 from carteiro.cli.parameters import header, headers, length, moment
+from carteiro.cli.schedule_shown import when
 from carteiro.cli.worker import named, without_password
 from carteiro.errors import BrokerError, BrokerUnavailable
 from carteiro.message import NO_HEADERS, Message, Subscription
@@ -79,6 +81,21 @@ def test_what_would_steer_a_terminal_is_spelled_out() -> None:
 def test_a_table_without_a_terminal_is_plain_columns(capsys: pytest.CaptureFixture[str]) -> None:
     show_table(("topic", "waiting"), [("a", 7), ("orders", 1200)])
     assert capsys.readouterr().out == "topic   waiting\na             7\norders     1200\n"
+
+
+@pytest.mark.parametrize(
+    ("after", "shown"),
+    [
+        (192, "in 3m 12s (02:03:12 -03)"),
+        (7_260, "in 2h 1m (04:01 -03)"),
+        (86_400, "in 1d 0h (Tue 2026-11-24 02:00 -03)"),
+        (-1, "now (01:59:59 -03)"),
+        (-60, "due for 1m 0s (01:59 -03)"),
+    ],
+)
+def test_when_a_schedule_fires_is_a_wait_and_a_time_in_its_zone(after: float, shown: str) -> None:
+    now = datetime(2026, 11, 23, 5, tzinfo=UTC).timestamp()
+    assert when(now + after, now, ZoneInfo("America/Sao_Paulo")) == shown
 
 
 @pytest.mark.parametrize(

@@ -9,19 +9,20 @@ from typing import Annotated, Final
 import typer
 
 import carteiro
-from carteiro.cli import config, dlq, tasks, topics, workflow
+from carteiro.cli import config, dlq, schedule, tasks, topics, workflow
 from carteiro.cli.doctor import doctor
 from carteiro.cli.exits import CODES_HELP, Exit, exit_code, explain
 from carteiro.cli.new import new
 from carteiro.cli.publish import publish
 from carteiro.cli.request import request
 from carteiro.cli.run import run
+from carteiro.cli.scheduler import scheduler
 
 DEBUG: Final = "CARTEIRO_DEBUG"
 
 cli = typer.Typer(
     name="carteiro",
-    help="Event handlers on any broker: run them, publish to them, look after them.",
+    help="Event handlers, tasks and schedules on any broker: run them, publish to them, look after them.",
     epilog=CODES_HELP,
     invoke_without_command=True,
     add_completion=False,
@@ -29,12 +30,13 @@ cli = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 110},
 )
-for command in (new, run, publish, request, doctor):
+for command in (new, run, scheduler, publish, request, doctor):
     cli.command()(command)
 cli.add_typer(topics.cli, name="topics")
 cli.add_typer(dlq.cli, name="dlq")
 cli.add_typer(tasks.cli, name="tasks")
 cli.add_typer(workflow.cli, name="workflow")
+cli.add_typer(schedule.cli, name="schedule")
 cli.add_typer(config.cli, name="config")
 
 

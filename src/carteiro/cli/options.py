@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -11,14 +11,20 @@ HURRY: Final = b"!"
 """What a supervisor writes to a child that is to stop at once. A second SIGTERM would not do: the kernel makes one of
 two that arrive before the first is taken."""
 
+SHOWN: Final = 12
+"""How many subscriptions, and how many schedules, the line that says ready names."""
+
 
 class RunOptions(msgspec.Struct, frozen=True):
-    """The options of `carteiro run`. `max_memory` is in bytes, and `workers` 0 for a worker without a supervisor."""
+    """The options of `carteiro run`. `max_memory` is in bytes, and `workers` 0 for a worker without a supervisor.
+    `schedules` is whether it fires them; `"only"` is `carteiro scheduler`.
+    """
 
     app: str
     workers: int = 0
     concurrency: int | None = None
     only: tuple[str, ...] = ()
+    schedules: bool | Literal["only"] = True
     quiet: bool = False
     json: bool = False
     log_level: str = "info"
@@ -28,11 +34,15 @@ class RunOptions(msgspec.Struct, frozen=True):
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """It consumes. `broker` is the URL without its password; of several, each after its name."""
+    """It consumes, and fires schedules if it is to. `broker` is the URL without its password; of several, each after
+    its name. `fires` is None where it fires none, or the name, next time (seconds since the epoch) and time zone of
+    those that are due first.
+    """
 
     app: str
     broker: str
     subscriptions: Sequence[str]
+    fires: Sequence[tuple[str, float, str | None]] | None = None
 
 
 class Worn(msgspec.Struct, frozen=True, tag="worn"):

@@ -6,7 +6,7 @@ import sys
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import msgspec
 import typer
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _decode = decoder(Any)
+
+NO_STYLES: Final[Mapping[str, str]] = {}
 
 
 def is_terminal(stream: TextIO | None = None) -> bool:
@@ -38,12 +40,14 @@ def show_json(value: Any) -> None:
     sys.stdout.flush()
 
 
-def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Numbers stand to the right. Plain columns are separated by at least two spaces."""
+def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]], styles: Mapping[str, str] = NO_STYLES) -> None:
+    """Numbers stand to the right. Plain columns are separated by at least two spaces; on a terminal, a cell whose text
+    is one of `styles` is drawn in that.
+    """
     if is_terminal():
         from rich.console import Console
 
-        Console().print(rich_table(columns, rows))
+        Console().print(rich_table(columns, rows, styles))
         return
     cells = [list(columns), *([_text(cell) for cell in row] for row in rows)]
     numeric = [_is_numeric(rows, index) for index in range(len(columns))]
@@ -56,7 +60,9 @@ def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None
         print("  ".join(padded).rstrip())
 
 
-def rich_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
+def rich_table(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], styles: Mapping[str, str] = NO_STYLES
+) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -69,7 +75,8 @@ def rich_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Tabl
             no_wrap=last,
         )  # fmt: skip
     for row in rows:
-        table.add_row(*(Text(_text(cell), style="dim" if cell in (0, None) else "") for cell in row))
+        texts = ((cell, _text(cell)) for cell in row)
+        table.add_row(*(Text(text, "dim" if cell in (0, None) else styles.get(text, "")) for cell, text in texts))
     return table
 
 

@@ -7,7 +7,7 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -20,6 +20,11 @@ from carteiro.brokers import BROKER_VARIABLE, DEFAULT, EMBEDDED
 from carteiro.cli.exits import CommandError, UsageError
 from carteiro.ports.broker import Broker, Inspector
 from carteiro.ports.features import Capability
+from carteiro.ports.store import Store
+from carteiro.schedules.book import Schedules
+from carteiro.schedules.firing import Firing
+from carteiro.schedules.records import apps_in
+from carteiro.scheduling import ScheduleOffice
 from carteiro.tasks.inspecting import Inspection
 
 _OURS: Final = (str(Path(carteiro.__file__).parent), "<frozen importlib", importlib.__file__)
@@ -105,7 +110,9 @@ class Target(msgspec.Struct, frozen=True):
 
         Raises CommandError where nobody could know where they are kept.
         """
-        app = self._resolve_for_tasks()
+        app = self._resolve_for_state("tasks", "go by")
+        if self.app is not None and not app.tasks.tasks:
+            raise CommandError(f"`{self.app}` declares no tasks")
         broker, store = app.open_for_tasks()
         async with contextlib.AsyncExitStack() as opened:
             if store is not broker.store:
@@ -115,20 +122,58 @@ class Target(msgspec.Struct, frozen=True):
             opened.push_async_callback(broker.close)
             yield Inspection(store, _inspector(broker), app.clock)
 
-    def _resolve_for_tasks(self) -> Carteiro:
+    @contextlib.asynccontextmanager
+    async def schedules(self) -> AsyncIterator[Mapping[str, Schedules]]:
+        """The schedules of the app, or else of each app that keeps some in the one broker that is meant, by app.
+
+        They can be read and changed, and not fired. Raises CommandError where nobody could know where they are kept.
+        """
+        app = self._resolve_for_state("schedules", "are kept by")
+        broker, store = app.open_for_tasks()
+        opened = broker if store is broker.store else store
+        await opened.connect()
+        try:
+            if self.app is not None:
+                yield {app.name: _schedules(app, store)}
+            else:
+                named = [Carteiro(name, broker=self.broker) for name in await apps_in(store)]
+                yield {one.name: _schedules(one, store) for one in named}
+        finally:
+            await opened.close()
+
+    def _resolve_for_state(self, what: str, go_by: str) -> Carteiro:
+        """The app, or one without handlers, for what the default broker's store keeps."""
         if self.app is not None and self.broker not in (None, DEFAULT):
-            raise UsageError(f"an app's tasks go by its broker `{DEFAULT}`: leave --broker out")
+            raise UsageError(f"an app's {what} {go_by} its broker `{DEFAULT}`: leave --broker out")
         one = self if self.app is None else Target(self.app, DEFAULT)
         app = one.resolve_shared()
-        if one.app is not None and not app.tasks.tasks:
-            raise CommandError(f"`{one.app}` declares no tasks")
         embedded = EMBEDDED.partition(":///")[2]
         if one.app is None and app.open_backend().store is None and not os.path.exists(embedded):
             raise CommandError(
-                f"this broker keeps no state of tasks, and there is no ./{embedded} here: name the app whose tasks "
+                f"this broker keeps no state of {what}, and there is no ./{embedded} here: name the app whose {what} "
                 "they are with --app module:app"
             )
         return app
+
+
+class _StoreAlone:
+    """What schedules are kept in, for commands that send none."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def store(self) -> Store:
+        return self._store
+
+    async def send(self, firings: Sequence[Firing]) -> Mapping[str, str]:
+        raise NotImplementedError("fire by an app that is connected")
+
+
+def _schedules(app: Carteiro, store: Store) -> Schedules:
+    """Those of `app`, which is not connected."""
+    schedules = Schedules(ScheduleOffice(app, _StoreAlone(store)))
+    schedules.declared.update(app.schedules.declared)
+    return schedules
 
 
 def _inspector(broker: Broker) -> Inspector:

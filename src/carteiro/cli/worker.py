@@ -21,11 +21,12 @@ from urllib.parse import urlsplit, urlunsplit
 
 from carteiro.app import Carteiro
 from carteiro.cli.exits import Exit
-from carteiro.cli.options import HURRY, Ready, Report, RunOptions, Worn
+from carteiro.cli.options import HURRY, SHOWN, Ready, Report, RunOptions, Worn
 from carteiro.cli.target import load
-from carteiro.errors import UnsupportedFeature
+from carteiro.errors import CarteiroError, UnsupportedFeature
 from carteiro.message import Subscription
 from carteiro.ports.features import Capability
+from carteiro.scheduling import fires
 from carteiro.telemetry.logs import configure
 
 log = logging.getLogger("carteiro.run")
@@ -86,26 +87,41 @@ class _Shift:
         return 128 + self._signals[-1] if len(self._signals) > 1 else Exit.DONE
 
     async def _work(self) -> None:
+        several = "carteiro scheduler" if self._options.schedules == "only" else ""
+        if self._options.workers > 1:
+            several = f"--workers {self._options.workers}"
         async with self._app as app:
-            for connection in app.connections.values() if self._options.workers > 1 else ():
+            for connection in app.connections.values() if several else ():
                 features = connection.broker.features
                 if not features[Capability.MULTIPROCESS]:
                     raise UnsupportedFeature(
-                        f"--workers {self._options.workers} needs several processes, which the {features.backend} "
-                        f"broker does not have: {features[Capability.MULTIPROCESS].how}"
+                        f"{several} needs several processes, which the {features.backend} broker does not have: "
+                        f"{features[Capability.MULTIPROCESS].how}"
                     )
-            await app.run(only=self._options.only, concurrency=self._options.concurrency)
+            await app.run(
+                only=self._options.only, concurrency=self._options.concurrency, schedules=self._options.schedules
+            )
 
     async def _look_after(self) -> None:
         """Report when it consumes, and when it has reached a limit."""
         await self._app.ready()
         lanes = [lane for worker in self._app.workers.values() for lane in worker.lanes]
-        self._report(Ready(self._app.name, where(self._app.urls), named(lanes)))
+        self._report(Ready(self._app.name, where(self._app.urls), named(lanes), await self._fires()))
         if self._options.max_messages is None and self._options.max_memory is None:
             return
         while (reason := self._worn()) is None:
             await self._app.clock.sleep(LOOK)
         self._report(Worn(reason))
+
+    async def _fires(self) -> list[tuple[str, float, str | None]] | None:
+        """The schedules that are due first; one more than are shown."""
+        if not fires(self._app, self._options.schedules):
+            return None
+        try:
+            soonest = await self._app.schedules.soonest(SHOWN + 1)
+        except CarteiroError:  # it is ready all the same, or stopping already
+            return []
+        return [(one.name, one.next.timestamp(), one.tz) for one in soonest if one.next is not None]
 
     def _worn(self) -> str | None:
         limits = self._options
