@@ -65,12 +65,15 @@ def test_it_passes_its_own_tests_at_once(broker: BrokerChoice, tmp_path: Path) -
     assert not list(service.glob("*.db*"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a", "user-channel", "zebra-service-with-the-longest-name-here"])
 def test_its_code_is_clean_whatever_it_is_called(name: str, tmp_path: Path) -> None:
     service = write(tmp_path, name)
     python(service, "ruff", "check", "--no-cache")
     python(service, "ruff", "format", "--check", "--no-cache")
+
+
+@pytest.mark.slow
+def test_its_types_are_right(service: Path, tmp_path: Path) -> None:
     python(service, "mypy", f"--cache-dir={tmp_path / 'cache'}")
 
 

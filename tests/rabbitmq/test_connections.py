@@ -381,6 +381,24 @@ async def test_a_connect_that_is_cancelled_leaves_no_connection_behind(through: 
     await until(lambda: _gone(proxy))
 
 
+async def test_a_close_while_a_connection_is_made_ready_leaves_none_behind(
+    rabbitmq_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    made: asyncio.Future[Link] = asyncio.get_running_loop().create_future()
+
+    async def make_ready(link: Link) -> None:
+        made.set_result(link)
+        await asyncio.Event().wait()
+
+    broker = backend(rabbitmq_url).broker
+    monkeypatch.setattr(broker._server, "make_again_what_is_in_memory", make_ready)
+    connecting = asyncio.ensure_future(broker.connect())
+    link = await soon(made)
+    await soon(broker.close())
+    await asyncio.wait([connecting])
+    assert link.lost
+
+
 async def _came(proxy: Proxy) -> bool:
     return proxy.connections > 0
 

@@ -21,6 +21,7 @@ from tests.rabbitmq.stage import (
     Told,
     connected,
     outgoing,
+    passes,
     patiently,
     settle,
     shop,
@@ -225,6 +226,27 @@ async def test_a_list_of_groups_that_is_deleted_is_made_again_by_who_needs_it(
         await patiently(lambda: settle(consumer, taken, Action.DEAD))
         assert [(one.topic, one.group) for one in await other.groups()] == [("orders", "shop")]
         assert len(await other.dead_letters()) == 1
+
+
+@pytest.mark.parametrize("step", ["_put", "add"])
+async def test_a_list_of_groups_whose_making_broke_off_is_made_whole_by_the_next_try(
+    rabbitmq_server: RabbitServer, rabbitmq_url: str, monkeypatch: pytest.MonkeyPatch, step: str
+):
+    async with connected(rabbitmq_url, ORDERS) as broker:
+        server, operator = broker._server, Operator(rabbitmq_server, broker)
+        for queue in (operator.names.register, operator.queue()):
+            await operator.delete_queue(queue)
+        with monkeypatch.context() as broken:
+            broken.setattr(server.register, step, _breaks_off)
+            with pytest.raises(BrokerUnavailable):
+                await soon(server.restore())
+        await soon(server.restore())
+        assert [(one.topic, one.group) for one in await broker.groups()] == [("orders", "shop")]
+        await passes(broker)
+
+
+async def _breaks_off(*_: object) -> None:
+    raise BrokerUnavailable("the connection is lost")
 
 
 # -- all of it --------------------------------------------------------------------------------------------------------

@@ -170,6 +170,7 @@ def test_code_without_a_loop_publishes_to_an_exchange(here: Place):
     app.publish_sync(RabbitExchange("amq.fanout", type="fanout"), 1)
     app.publish_sync(RabbitQueue(queue), 2)
     assert here.bodies(queue) == [b"2"]
+    app._sync._close()
 
 
 async def test_an_exchange_that_is_deleted_under_a_publisher_is_made_again(place: Place):

@@ -443,6 +443,7 @@ async def test_plain_threads_send_tasks_and_get_their_results(stage: Stage):
     await stage.run(worker)
 
     assert await soon(asyncio.to_thread(use)) == [3, 7, 3, "succeeded"]
+    await asyncio.to_thread(app._sync._close)
 
 
 async def test_threads_beside_an_app_that_is_open_use_its_connection(stage: Stage):
@@ -477,6 +478,7 @@ def test_a_script_without_a_loop_sends_and_cancels(broker_url: str, tmp_path: An
     assert result.cancel_sync() is False
     assert result.status_sync() == "cancelled"
     assert result.progress_sync() is None
+    app._sync._close()
 
 
 async def test_a_retry_policy_of_a_call_keeps_its_backoff(stage: Stage):

@@ -135,7 +135,11 @@ class Inspector(Protocol):
     async def groups(self) -> Sequence[GroupStatus]: ...
 
     async def peek(self, topic: str, group: str, limit: int = 10) -> Sequence[Message]:
-        """The next messages of a group, without claiming them. Raises UnsupportedFeature where there is no way to."""
+        """The next messages of a group, without claiming them. Raises UnsupportedFeature where there is no way to.
+
+        First what can be claimed and what waits for its time, by that time; last what is behind another of its key, in
+        the order published. What is in flight is not among them.
+        """
         ...
 
     async def dead_letters(
@@ -166,8 +170,8 @@ class Inspector(Protocol):
     async def rewind(self, topic: str, group: str, to: float) -> int:
         """Deliver again what was published to a retained topic since `to` (seconds since the epoch); returns how many.
 
-        What still waits from then on is not doubled. Raises BrokerError where the topic has no retention, and
-        UnsupportedFeature where no topic can.
+        It comes in the order published. What still waits from then on is not doubled. Raises BrokerError where the
+        topic has no retention, and UnsupportedFeature where no topic can.
         """
         ...
 

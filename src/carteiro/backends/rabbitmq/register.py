@@ -100,22 +100,27 @@ class Register:
         if self._seen is None or noted not in self._seen.letters:
             await self._change(lambda listing: msgspec.structs.replace(listing, letters=listing.letters | {noted}))
 
-    async def make(self) -> bool:
-        """See that there is a list; whether it is a new one."""
-        link = await self._server.link()
-        channel = await link.channel()
+    async def is_missing(self) -> bool:
+        """Whether there is no list, or none any more."""
+        channel = await (await self._server.link()).channel()
         try:
             await channel.call(methods.queue_declare(self._name, passive=True))
         except Refused as error:
             if error.code != NOT_FOUND:
                 raise
-            channel = await link.channel()
-            await channel.call(letters(self._name))
-            await self._put(channel, Listing())
             self._seen = None
             return True
         else:
             return False
+        finally:
+            await channel.close()
+
+    async def make(self) -> None:
+        """A list with nothing in it."""
+        channel = await (await self._server.link()).channel()
+        try:
+            await channel.call(letters(self._name))
+            await self._put(channel, Listing())
         finally:
             await channel.close()
 

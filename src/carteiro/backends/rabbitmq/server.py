@@ -41,6 +41,8 @@ class Server:
         self._is_open = False
         self._declared: dict[Subscription, Subscription] = {}
         self._letters: set[Letters] = set()
+        self._unlisted: set[Letters] | None = None
+        """While a new list of the groups is not whole: what this process knows of letters, and its groups with them."""
         self._targets: set[tuple[RabbitExchange | RabbitQueue, bool]] = set()
 
     async def open(self) -> None:
@@ -70,7 +72,11 @@ class Server:
     async def _connect(self) -> Link:
         link = self.new_link("publishing", self.address.heartbeat)
         await link.open()
-        await self.make_again_what_is_in_memory(link)
+        try:
+            await self.make_again_what_is_in_memory(link)
+        except BaseException:
+            link.abort("nobody waits for it any more")
+            raise
         self._link = link
         return link
 
@@ -125,16 +131,24 @@ class Server:
             await self.clock.sleep(_NOTICED)
 
     async def _prepare(self) -> bool:
-        """Declare what all share; and if there is no list of the groups yet, what this process has, and return True."""
-        noted = self._letters.copy()
-        self.forget_made()
+        """Declare what all share; and if there is no list of the groups yet, what this process has, and return True.
+
+        Where that breaks off, the next call goes on with it, though there is a list by then: what is not in it counts
+        as removed.
+        """
         await self.run(topology.common(self.names))
-        is_new = await self.register.make()
-        if is_new:
-            await self.declare(list(self._declared.values()))
-            for letters in noted:
-                await self.make_letters(letters)
-        return is_new
+        if await self.register.is_missing():
+            self._unlisted = self._letters | (self._unlisted or set())
+            await self.register.make()
+        self.forget_made()
+        unlisted = self._unlisted
+        if unlisted is None:
+            return False
+        await self.declare(list(self._declared.values()))
+        for letters in unlisted:
+            await self.make_letters(letters)
+        self._unlisted = None
+        return True
 
     async def is_known(self, exchange: str, routing_key: str) -> bool:
         """Whether there should be a queue for what is published so: then the server has lost that, or a binding."""

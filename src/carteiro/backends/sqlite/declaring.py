@@ -103,9 +103,9 @@ def _deliver_again(session: Session, route: Route, since: int) -> int:
 
 
 def _line_up(session: Session, route: Route, last: int) -> None:
-    """Put into the order published the lanes in which what was added after `last` stands behind what waits."""
+    """Where what was added after `last` stands behind what waits in its lane, put both into the order published."""
     parameters = {"subscription": route.id, "now": session.now, "last": last}
     lanes, newest = session.run("mixed_lanes", parameters).fetchone()
     if lanes != "[]":
         session.run("line_up", {**parameters, "lanes": lanes})
-        session.run("drop_lined_up", {**parameters, "lanes": lanes, "last": newest})
+        session.run("drop_lined_up", {**parameters, "lanes": lanes, "newest": newest})

@@ -93,6 +93,19 @@ class InspectionConformance:
         assert [(one.message.body, one.message.attempt) for one in deliveries] == [(b"1", 1), (b"2", 1), (b"3", 1)]
         assert not await rig.inspector.peek(orders.topic, orders.group), "what is in flight is not waiting"
 
+    @needs(Capability.INSPECT, Capability.PEEK, Capability.ORDERED, Capability.DELAY)
+    async def test_a_peek_tells_what_comes_next_first_and_last_what_is_behind_another_of_its_key(
+        self, rig: Rig
+    ) -> None:
+        accounts = await rig.declare("accounts", ordered=True)
+        await rig.publish("accounts", b"later", delay=60)
+        await rig.publish("accounts", b"1", b"behind", b"last", key="a")
+        await rig.publish("accounts", b"2", key="b")
+
+        seen = await rig.inspector.peek(accounts.topic, accounts.group)
+
+        assert [message.body for message in seen] == [b"1", b"2", b"later", b"behind", b"last"]
+
     @needs(Capability.INSPECT, Capability.GROUPS)
     async def test_a_purge_drops_what_waits_and_leaves_the_rest(self, rig: Rig) -> None:
         orders, other = await rig.declare("orders"), await rig.declare("orders", "other")

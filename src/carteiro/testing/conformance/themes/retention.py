@@ -8,6 +8,7 @@ from carteiro.errors import BrokerError
 from carteiro.message import Action
 from carteiro.ports.features import Capability
 from carteiro.testing.conformance.rig import Rig, bodies, needs
+from carteiro.topics import dlq_name
 
 WEEK = 7 * 86_400.0
 
@@ -134,6 +135,23 @@ class RetentionConformance:
         assert await rig.inspector.rewind(accounts.topic, accounts.group, 0.0) == 2
 
         assert bodies(await rig.until_done(consumer, accounts, 3)) == [b"1", b"2", b"3"]
+
+    @needs(Capability.RETENTION, Capability.INSPECT, Capability.ORDERED, Capability.DEAD_LETTERS, Capability.PEEK)
+    async def test_a_rewind_delivers_in_the_order_published_beside_what_was_replayed(self, rig: Rig) -> None:
+        accounts = await rig.declare("accounts", ordered=True, retain=WEEK)
+        await rig.publish("accounts", b"1", key="a")
+        consumer = rig.broker.consume([accounts])
+        await rig.settle(consumer, await rig.one(consumer, accounts), action=Action.DEAD, error="busy")
+        await rig.pause(rig.delay)
+        await rig.publish("accounts", b"2", b"3", key="b")
+        await rig.pause(rig.delay)
+        await rig.publish("accounts", b"4", key="a")
+        assert await rig.inspector.replay(dlq_name(accounts.topic)) == 1
+
+        assert await rig.inspector.rewind(accounts.topic, accounts.group, 0.0) == 1
+
+        seen = await rig.inspector.peek(accounts.topic, accounts.group)
+        assert [one.body for one in seen] == [b"1", b"2", b"1", b"3", b"4"]
 
     @needs(Capability.RETENTION, Capability.INSPECT, Capability.ORDERED, Capability.PATTERNS)
     async def test_a_rewind_keeps_each_keys_order_beside_what_no_log_keeps(self, rig: Rig) -> None:
