@@ -70,7 +70,7 @@ class ScheduleLink:
     async def _send_to(self, broker: str, firings: Sequence[Firing], now: float) -> Mapping[str, str]:
         try:
             # For no longer than its claims hold: what waits for a broker that is away others would send beside it.
-            sent = await within(self._sent(broker, firings, now), self._clock, LEASE / 2)
+            sent = await within(self._sent(broker, firings, now), self._clock, LEASE)
             if sent is None:
                 log.warning("%d schedules wait for the broker `%s`: it does not answer", len(firings), broker)
             return sent or {}
@@ -100,7 +100,8 @@ class ScheduleLink:
                 messages.append(message)
             else:
                 sent[firing.id] = await self._desk.send_once(message, what.lock, Unique(window=what.window))
-        await connection.publisher.publish_many(messages)
+        if messages:
+            await connection.publisher.publish_many(messages, patience=LEASE / 2)
         return sent | {message.id: message.id for message in messages}
 
 

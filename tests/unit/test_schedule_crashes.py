@@ -1,5 +1,6 @@
-"""Each due time is fired once, whenever processes die, freeze, start or are behind: in virtual time, with all of it drawn
-at random. `make soak` draws more of it: SOAK_EXAMPLES (2,000).
+"""Each due time is fired once, whenever processes die, freeze or start: in virtual time, all of it drawn at random.
+
+`make soak` draws more of it: SOAK_EXAMPLES (2,000).
 """
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ specs = st.one_of(
 fates = st.builds(
     Told,
     st.integers(1, 200),
-    st.builds(Fate, st.sampled_from(["before", "after"]), st.none() | st.sampled_from([0.2, LEASE - 1, LEASE + 1, 9.0])),
+    st.builds(
+        Fate, st.sampled_from(["before", "after"]), st.none() | st.sampled_from([0.2, LEASE - 1, LEASE + 1, 9.0])
+    ),
 )
 events = st.builds(
     Event,
@@ -77,7 +80,7 @@ events = st.builds(
 
 
 class Life:
-    """One schedule, from the moment at which it was added: when it was, and was not, to be fired. Times are absolute."""
+    """One schedule, from the moment at which it was added: when it was, and was not, to be fired."""
 
     def __init__(self, number: int, spec: Spec, begun: float) -> None:
         self.number = number
@@ -89,12 +92,12 @@ class Life:
         self.paused_at: float | None = None
 
     def must(self, name: str, until: float) -> set[int]:
-        """The due times, in milliseconds, that were fired for certain: those with time enough before what ended them."""
+        """The due times, in milliseconds, that were fired for certain: with time enough before what ended them."""
         ends = [pause for pause, _ in self.pauses] + [one for one in (self.ended, self.paused_at) if one is not None]
         return {
             _ms(due)
             for due, goes in self._all(name, until)
-            if not any(start <= goes <= end for start, end in self.pauses)
+            if not any(start <= goes and due <= end for start, end in self.pauses)
             and not any(goes <= end < goes + LATE for end in ends)
             and (self.ended is None or goes < self.ended)
             and (self.paused_at is None or goes < self.paused_at)
@@ -130,7 +133,6 @@ class World:
         self._fates = {one.call: one.fate for one in fates}
         self._calls = itertools.count(1)
         self._processes: list[Process] = []
-        self._late: list[asyncio.Task[None]] = []
         for number, spec in enumerate(specs):
             self._begin(f"code{number}", spec)
 

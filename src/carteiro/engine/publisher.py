@@ -120,14 +120,18 @@ class Publisher:
         else:
             await self._post(message, mandatory)
 
-    async def publish_many(self, messages: Sequence[Outgoing], *, mandatory: bool = False) -> None:
+    async def publish_many(
+        self, messages: Sequence[Outgoing], *, mandatory: bool = False, patience: float | None = None
+    ) -> None:
         """Returns when all are safe: whole batches at once, so that a crash can leave a part published.
 
-        What goes to the outbox goes there in one commit.
+        What goes to the outbox goes there in one commit. `patience`: seconds to wait for a broker that is away, in
+        place of `timeout`.
         """
         if messages and messages[0].target is not None:
             self._check(messages[0].target)
-        put, size = self._publish, LARGEST
+        put: Send = partial(self._publish, patience=patience)
+        size = LARGEST
         if self._outbox is not None and not mandatory:
             put, size = self._outbox.publish, max(1, len(messages))
         for start in range(0, len(messages), size):
@@ -212,8 +216,9 @@ class Publisher:
 
     # -- reaching the broker ---------------------------------------------------------------------------------------
 
-    async def _publish(self, messages: Sequence[Outgoing]) -> Sequence[Outgoing]:
-        return await self._patiently(lambda: self._broker.publish(messages), self._timeout)
+    async def _publish(self, messages: Sequence[Outgoing], patience: float | None = None) -> Sequence[Outgoing]:
+        timeout = self._timeout if patience is None else patience
+        return await self._patiently(lambda: self._broker.publish(messages), timeout)
 
     async def _publish_soon(self, messages: Sequence[Outgoing]) -> Sequence[Outgoing]:
         """For what has another place to go to."""

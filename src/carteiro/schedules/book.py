@@ -279,27 +279,29 @@ class Schedules:
     async def _agree_on(self, store: Store, names: Iterable[str]) -> None:
         records = {name: self._keys.record(name) for name in names}
         found = await store.get(list(records.values()))
+        hints = set[str | None]()
         for name, key in records.items():
             if name in self.declared:
-                await self._agree(store, name, self._definition(self.declared[name]), found.get(key))
+                hints.add(await self._agree(store, name, self._definition(self.declared[name]), found.get(key)))
             elif key in found and (schedule := schedule_of(found[key])).in_code:
                 log.info("schedule `%s` is gone from the code, and is removed", name)
                 await self._remove(store, schedule)
+        if due := sorted(hint for hint in hints if hint is not None):
+            await store.write([Write(hint, b"", expect=0) for hint in due])  # should anybody have lost one
+            await self._ring(store, due[0])
 
-    async def _agree(self, store: Store, name: str, definition: Definition, entry: Entry | None) -> None:
+    async def _agree(self, store: Store, name: str, definition: Definition, entry: Entry | None) -> str | None:
+        """Returns its entry in the index."""
         while True:
             before = None if entry is None else schedule_of(entry)
             if before is not None and before.in_code and before.definition == definition:
-                hint = self._keys.due(before)
-                if hint is not None:  # should anybody have lost it
-                    await store.write([Write(hint, b"", expect=0)])
-                return
+                return self._keys.due(before)
             schedule = self._new(name, definition, in_code=True)
             if before is not None:
                 schedule = self._changed(before, definition)
-            if await self._put(store, schedule, entry):
+            if await self._write(store, schedule, entry):
                 log.info("schedule `%s`: %s", name, definition.spec)
-                return
+                return self._keys.due(schedule)
             entry = await self._entry(store, name)
 
     def _changed(self, before: Schedule, definition: Definition) -> Schedule:
@@ -367,6 +369,14 @@ class Schedules:
                 return
 
     async def _put(self, store: Store, schedule: Schedule, before: Entry | None) -> bool:
+        """As `_write`, and tell those who wait."""
+        if not await self._write(store, schedule, before):
+            return False
+        if (hint := self._keys.due(schedule)) is not None:
+            await self._ring(store, hint)
+        return True
+
+    async def _write(self, store: Store, schedule: Schedule, before: Entry | None) -> bool:
         """Write the record over the one that was read, with its entry in the index; False where that has changed."""
         hint = self._keys.due(schedule)
         version = 0 if before is None else before.version
@@ -374,18 +384,14 @@ class Schedules:
             Write(self._keys.record(schedule.name), pack(schedule), ttl=schedule.ttl, expect=version),
             *([] if hint is None else [Write(hint, b"")]),
         ]
-        if not (await store.write(writes))[0]:
-            return False
-        if hint is not None:
-            await self._ring(store, hint)
-        return True
+        return (await store.write(writes))[0]
 
     async def _ring(self, store: Store, hint: str) -> None:
         """Wake those who wait, unless what they wait for comes first: they look again then."""
-        first = await store.scan(self._keys.dues, limit=1)
-        if hint not in first:  # those that are due and wait for the one before are no reason to look
-            past = await store.scan(self._keys.dues, before=self._keys.until(self._office.clock.time()))
-            first = await store.scan(self._keys.dues, limit=len(past) + 1) if past else {}
+        now, first = self._office.clock.time(), await store.scan(self._keys.dues, limit=1)
+        if any(self._keys.read(one)[0] <= now for one in first):  # it may be due, and wait for the one before
+            past = await store.scan(self._keys.dues, before=self._keys.until(now))
+            first = await store.scan(self._keys.dues, limit=len(past) + 1)
         if hint in first:
             await store.write([Write(self._keys.bell, b"")])
 

@@ -104,6 +104,11 @@ def plan(
     for option, given, known in (("misfire", misfire, Misfire), ("overlap", overlap, Overlap)):
         if given not in get_args(known):
             raise ConfigurationError(f"{option}={given!r} of {who}: it is {', '.join(map(repr, get_args(known)))}")
+    if isinstance(what, Publish) and not isinstance(what.topic, str):
+        raise ConfigurationError(
+            f"{who}: {what.topic!r} is an object of a broker's own, and the topic of a Publish is a name; have "
+            "a task publish to it"
+        )
     if isinstance(what, Publish) and overlap != "allow":
         raise ConfigurationError(
             f"overlap={overlap!r} of {who}: nobody knows when a message has been handled by all; send a task instead"

@@ -101,8 +101,8 @@ class Scheduler:
         tries = 0
         while not self._stopping.is_set():
             try:
-                if not await self._fire_due():
-                    await self._wait()
+                await self._fire_due()
+                await self._wait()
                 tries = 0
             except asyncio.CancelledError:
                 raise
@@ -126,12 +126,14 @@ class Scheduler:
     # -- waiting ---------------------------------------------------------------------------------------------------
 
     async def _wait(self) -> None:
-        """Return when something may be due, or the bell was rung."""
+        """Return when something may be due, at once if it is, or the bell was rung."""
         hints = await self._store.scan(self._keys.dues, limit=len(self._aside) + 1)
         upcoming = next(((time, name) for time, name in map(self._keys.read, hints) if name not in self._aside), None)
         moments = [one.until for one in self._aside.values() if one.until is not None]
         if upcoming is not None:
             moments.append(upcoming[0])
+        if moments and min(moments) <= self._clock.time():
+            return
         watched = {key: version for one in self._aside.values() for key, version in one.waits_for.items()}
         told = asyncio.ensure_future(self._store.changed({self._keys.bell: self._rung, **watched}))
         waits: list[asyncio.Future[Any]] = [told, asyncio.ensure_future(self._stopping.wait())]
@@ -154,8 +156,7 @@ class Scheduler:
 
     # -- firing ----------------------------------------------------------------------------------------------------
 
-    async def _fire_due(self) -> bool:
-        """Fire what is due; False if there was nothing."""
+    async def _fire_due(self) -> None:
         now = self._clock.time()
         self._aside = {name: one for name, one in self._aside.items() if one.until is None or one.until > now}
         limit = AT_ONCE + len(self._aside)
@@ -175,7 +176,6 @@ class Scheduler:
                 moves += claimed
         finally:  # also where a later step has failed: what is not moved is sent again
             await self._move([move for move in moves if all(firing.id in sent for firing in move.firings)], sent)
-        return bool(hints)
 
     async def _moves(self, hints: Sequence[tuple[str, int]], now: float) -> list[_Move]:
         """What to do with the schedules behind these; hints that are none any more are put right."""

@@ -215,10 +215,12 @@ class Desk:
         lone = _lone(canvas)
         if lone is None:
             graph = self._compiled(canvas, (), {}, {})
+            if any(node.edge.at is not None for node in graph.nodes.values()):
+                raise _has_eta(canvas)
             topic = graph.first[0].topic if graph.first else topic_of(self._office.name, DEFAULT_QUEUE)
             return Draft(topic, pack_part(graph), headers={TYPE: START_TASK}, broker=self._office.home_of(topic)), None
         if lone.options.at is not None:
-            raise ConfigurationError(f"{canvas!r} has an eta of its own, and is to be sent at other times: drop it")
+            raise _has_eta(canvas)
         task = self._own(lone.task)
         draft = self._drafted(task, lone.args, lone.kwargs, lone.options)
         unique = task.options.unique
@@ -273,10 +275,11 @@ class Desk:
         )  # fmt: skip
 
     async def _send(self, task: Task[..., Any, T], message: Outgoing, unique: Unique | None) -> TaskResult[T]:
-        await self._know(message.topic)
+        await self.know(message.topic)
         if unique is None:
             await self._connected().publish([message])
             return TaskResult(message.id, self, task=task.name, returns=task.returns)
+        message = msgspec.structs.replace(message, dedupe=self._office.dedupe_window)
         id = await self.send_once(message, self._lock_of(task, message.body, unique), unique)
         return TaskResult(id, self, task=task.name, returns=task.returns)
 
@@ -290,7 +293,7 @@ class Desk:
         taken = await locks.take(lock, message.id, window)
         if taken.ours:
             headers = message.headers if window is not None else {**message.headers, UNIQUE: lock}
-            sent = msgspec.structs.replace(message, id=taken.id, headers=headers, dedupe=self._office.dedupe_window)
+            sent = msgspec.structs.replace(message, id=taken.id, headers=headers)
             try:
                 await self._connected().publish([sent])
             except BaseException:
@@ -331,7 +334,7 @@ class Desk:
     async def _start(self, run: str, graph: Graph, *, dedupe: float | None = None) -> None:
         link, store = self._connected(), self._store()
         for topic in {node.edge.topic for node in graph.nodes.values()}:
-            await self._know(topic)
+            await self.know(topic)
         now = self._office.clock.time()
         info = RunInfo(graph.name, now, len(graph.nodes), graph.outline)
         # Callbacks that are delayed come after the run is over, when nobody tends its parts any more.
@@ -348,7 +351,7 @@ class Desk:
         for edges in _batched(graph.first, AT_ONCE):
             await link.publish([msgspec.structs.replace(sender.to(edge), dedupe=dedupe) for edge in edges])
 
-    async def _know(self, topic: str) -> None:
+    async def know(self, topic: str) -> None:
         """See that the queue behind this topic is one that workers take up."""
         place = queue_of(self._office.name, topic)
         assert place is not None, topic
@@ -421,7 +424,7 @@ class Desk:
         version = tries = 0
         while True:
             try:
-                told = await _within(
+                told = await within(
                     self._store().changed({key: version}), clock, None if until is None else until - clock.monotonic()
                 )
             except BrokerUnavailable:
@@ -457,6 +460,10 @@ def _wait(node: Node, now: float) -> float:
     return node.edge.delay if node.edge.at is None else max(0.0, node.edge.at - now)
 
 
+def _has_eta(canvas: Canvas) -> ConfigurationError:
+    return ConfigurationError(f"{canvas!r} has an eta of its own, and is to be sent at other times: drop it")
+
+
 class _Arguments:
     """Arguments as attributes."""
 
@@ -483,7 +490,7 @@ def _shown(annotation: Any) -> str:
     return f"`{annotation.__qualname__ if type(annotation) is type else annotation}`"
 
 
-async def _within(call: Awaitable[T], clock: Clock, timeout: float | None) -> T | None:
+async def within(call: Awaitable[T], clock: Clock, timeout: float | None) -> T | None:
     """Its result, or None if it takes longer."""
     if timeout is None:
         return await call

@@ -97,7 +97,7 @@ class Locks:
                 lock, expect = _lock_of(entry.value), entry.version
                 if window is None and await self._is_over(lock.id):
                     pass
-                elif lock.sent or now - lock.since < PATIENCE:
+                elif lock.sent or (lock.id != id and now - lock.since < PATIENCE):
                     return Taken(lock.id, ours=False)
                 else:
                     id = lock.id
