@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -52,6 +52,8 @@ class Surroundings(msgspec.Struct, eq=False):
     intercept: Intercept | None = None
     codec: Codec = "json"
     stopping: bool = False
+    waiting: Callable[[Subscription], Collection[Delivery]] = lambda _: ()
+    """What was fetched of a subscription and has not begun, the next one first."""
 
     def expired(self, headers: Mapping[str, str]) -> bool:
         """Whether the message's time ran out before it was started; raises InvalidBody if its header is no time."""

@@ -29,7 +29,7 @@ ACK: Final = Action.ACK
 RELEASE: Final = Action.RELEASE
 
 TURN: Final = 0.002
-"""Seconds for which a slot may go on without letting the event loop breathe."""
+"""Seconds for which a lane's slots may go on, all together, without letting the event loop breathe."""
 
 AHEAD: Final = 0.1
 """An adaptive prefetch holds what is handled in so many seconds, at most MOST_AHEAD messages."""
@@ -63,7 +63,9 @@ class Lane:
         self.subscription = subscription
         self.attempts = attempts
         self.clock = clock
-        self.settle = settle
+        self._settle = settle
+        self._leaving = 0
+        """How many have an outcome that is not settled yet."""
         self.buffer: deque[Delivery] = deque()
         self.held: dict[Delivery, float] = {}
         """Each held delivery, and when its lease was last begun or renewed (monotonic), in the order of that time."""
@@ -90,6 +92,10 @@ class Lane:
         self._idle: list[asyncio.Future[None]] = []
         self.waking = False
         """Whether a slot is on its way to the buffer."""
+        self._turn_ends: float | None = None
+        """When the slots will have held the loop long enough, since it went round last (`perf_counter`)."""
+        self._resting = False
+        """Whether a slot goes on when the loop has been round, and finds what others would."""
         self._wanting: asyncio.Future[None] | None = None
 
     def __str__(self) -> str:
@@ -113,8 +119,13 @@ class Lane:
     # -- what the intake, the settler and the leases do with it ----------------------------------------------------
 
     def room(self) -> int:
-        """How many deliveries may be fetched now."""
-        return min(MOST_AT_ONCE, self._capacity + self._prefetch - len(self.held))
+        """How many deliveries may be fetched now.
+
+        A prefetch that adapts has as much room again for what is handled and not settled yet: that is nobody's to take.
+        Without, it would shrink with the pace, and the pace with it, once a settle takes as long as it is ahead.
+        """
+        leaving = min(self._leaving, self._prefetch) if self._adaptive else 0
+        return min(MOST_AT_ONCE, self._capacity + self._prefetch - (len(self.held) - leaving))
 
     def put(self, deliveries: Sequence[Delivery]) -> None:
         """Take what was fetched."""
@@ -125,9 +136,14 @@ class Lane:
         self.buffer.extend(deliveries)
         self.wake()
 
+    def settle(self, outcome: Outcome) -> None:
+        self._leaving += 1
+        self._settle(outcome)
+
     def settled(self, outcomes: Sequence[Outcome]) -> None:
         """The broker has them; their room is free."""
         held, handled = self.held, 0
+        self._leaving -= len(outcomes)
         for outcome in outcomes:
             held.pop(outcome.delivery, None)
             if outcome.action is ACK:
@@ -242,13 +258,28 @@ class Lane:
                 _forgive()  # a handler's late cancel: it must not cost the lane a slot
 
     async def _turn(self) -> None:
-        """Serve for a while, or wait for something to serve."""
-        if await self._serve(self):
-            await asyncio.sleep(0)  # noqa: TID251 (no time passes: others get their turn)
+        """Serve for a while, or wait for something to serve; of slots that could go on one does, and wakes others."""
+        if not self._resting and await self._serve(self) and (self.stopping or not self._resting):
+            self._resting = True
+            try:
+                await asyncio.sleep(0)  # noqa: TID251 (no time passes: others get their turn)
+            finally:
+                self._resting = False
             return
         waiter = asyncio.get_running_loop().create_future()
         self._idle.append(waiter)
         await waiter
+
+    def tired(self) -> bool:
+        """Whether the slots have held the loop for a turn. With one of each, it went round once in 0.1 s."""
+        now = perf_counter()
+        if self._turn_ends is None:
+            self._turn_ends = now + TURN
+            asyncio.get_running_loop().call_soon(self._went_round)
+        return now > self._turn_ends
+
+    def _went_round(self) -> None:
+        self._turn_ends = None
 
 
 def one_by_one(handle: Handle) -> Callable[[Lane], Awaitable[bool]]:
@@ -256,7 +287,6 @@ def one_by_one(handle: Handle) -> Callable[[Lane], Awaitable[bool]]:
 
     async def serve(lane: Lane) -> bool:
         held, settle, here = lane.held, lane.settle, current.set
-        turn_ends = perf_counter() + TURN
         while lane.buffer:
             delivery = lane.buffer.popleft()
             if delivery not in held:
@@ -269,7 +299,7 @@ def one_by_one(handle: Handle) -> Callable[[Lane], Awaitable[bool]]:
             except BaseException as error:
                 outcome = interrupted(lane, delivery, error)
             settle(outcome)
-            if lane.stopping or perf_counter() > turn_ends:
+            if lane.stopping or lane.tired():
                 return True
         return False
 

@@ -59,6 +59,7 @@ class Worker:
         self._droppers: list[Dropper] = []
         self.lanes: dict[Subscription, Lane] = {route.subscription: self._lane(route) for route in routes}
         self._settler.lanes = self.lanes
+        around.waiting = lambda subscription: self.lanes[subscription].buffer
         self._leases = Leases(self._consumer, self.lanes.values(), around.clock)
         self._intake = Intake(
             self._consumer, self.lanes, _limits(routes, around), Quarantine(self._consumer), self._leases.begin,

@@ -39,15 +39,16 @@ from carteiro.errors import (
 from carteiro.handlers.codecs import decoder
 from carteiro.handlers.plan import Plan
 from carteiro.handlers.running import Called
-from carteiro.message import REPLY_TO, Action, Delivery, Failure, Message, Outcome, Subscription, Write
+from carteiro.message import REPLY_TO, Action, Delivery, Failure, Message, Outcome, Outgoing, Subscription, Write
 from carteiro.policies.limit import Limit
 from carteiro.policies.retry import Retry
+from carteiro.tasks.ahead import Ahead
 from carteiro.tasks.bench import Bench, Stint
 from carteiro.tasks.context import Context, running
 from carteiro.tasks.flaws import flaw_of
 from carteiro.tasks.following import GATHER_TASK, Followed, Sender, after_failure, after_success
 from carteiro.tasks.graph import Edge, Node, Scope, unpack_scope
-from carteiro.tasks.knowing import NOTHING, Known, known_of, resumed, take
+from carteiro.tasks.knowing import NOTHING, Known, keys_of, known_of, resumed, take
 from carteiro.tasks.permits import Permits
 from carteiro.tasks.records import (
     ALARM,
@@ -57,6 +58,7 @@ from carteiro.tasks.records import (
     RUN,
     RUN_TTL,
     UNIQUE,
+    Flaw,
     Record,
     Running,
     Status,
@@ -102,6 +104,7 @@ class TaskAttempt:
         seats: Seats,
         level: int,
         bench: Bench,
+        ahead: Ahead,
         permits: Sequence[Permits],
         kept: Kept,
     ) -> None:
@@ -114,6 +117,7 @@ class TaskAttempt:
         self._seats = seats
         self._level = level
         self._bench = bench
+        self._ahead = ahead
         self._permits = permits
         self._kept = msgspec.structs.replace(kept, ttl=task.options.result_ttl or kept.ttl)
         self._keeps = task.options.result
@@ -146,7 +150,7 @@ class TaskAttempt:
             if asked is not None:
                 endings = self._endings_with(asked)
             if self._keeps or RUN in message.headers:
-                known = await known_of(self._bench, message)
+                known = known_of(message, *await self._ahead.read(delivery))
                 if known.node is not None and not known.is_over:
                     await take(self._bench, message, known, known.node)
             if known.is_over:
@@ -216,6 +220,7 @@ class TaskAttempt:
         try:
             result = begin(self._call(message, known), self._endings.blocked)
             if type(result) is Pending:
+                self._bench.stirred += 1
                 if kept:
                     stint = self._stint(delivery, known)
                     self._bench.enter(stint, known.heard)
@@ -224,9 +229,14 @@ class TaskAttempt:
                 finally:  # from here on it ends, and nobody cancels it any more
                     if stint is not None:
                         self._bench.leave(stint)
+            else:
+                self._ahead.streak += 1
             if stint is not None and stint.cancelled:
                 return await self._cancelled(delivery, stint)
-            return await self._succeeded(delivery, known, context, stint, result)
+            emits: Sequence[Outgoing] = ()
+            if not self._endings.silent or REPLY_TO in message.headers:
+                emits = await self._endings.published(message, result)
+            return self._succeeded(delivery, known, context, stint, result, emits)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -280,13 +290,16 @@ class TaskAttempt:
 
     # -- how it ends -----------------------------------------------------------------------------------------------
 
-    async def _succeeded(
-        self, delivery: Delivery, known: Known, context: Context, stint: Stint | None, result: Any
+    def _succeeded(
+        self,
+        delivery: Delivery,
+        known: Known,
+        context: Context,
+        stint: Stint | None,
+        result: Any,
+        emits: Sequence[Outgoing],
     ) -> Outcome:
         message = delivery.message
-        emits = []
-        if not self._endings.silent or REPLY_TO in message.headers:
-            emits = await self._endings.published(message, result)
         if isinstance(result, Called):
             result = result.result
         if context.bench is None:
@@ -301,7 +314,8 @@ class TaskAttempt:
         record = self._record(delivery, "succeeded", result=body)
         followed = self._follow(message, known, body)
         writes = [self._write(message, record, known), *followed.writes, *_freed(message), *self._left(stint)]
-        writes += (Write(step_key(message.id, name), None) for name in _steps(context))
+        if context.names:
+            writes += (Write(step_key(message.id, name), None) for name in _steps(context))
         return Outcome(delivery, Action.ACK, emits=[*emits, *followed.emits], writes=writes, joins=followed.joins)
 
     async def _failed(
@@ -354,7 +368,8 @@ class TaskAttempt:
         """It was over before it ended, however it took that: its record says so, or that of what it is a part of."""
         stint.task.uncancel()
         log.info("task %s %s was cancelled while it ran", self._task.name, stint.id)
-        outcome = await self._again(delivery, await known_of(self._bench, delivery.message))
+        found = await self._bench.get(keys_of(delivery.message))
+        outcome = await self._again(delivery, known_of(delivery.message, found, self._bench.heard))
         return msgspec.structs.replace(outcome, writes=[*outcome.writes, *self._left(stint)])
 
     async def _expired(self, delivery: Delivery, known: Known) -> Outcome:
@@ -427,11 +442,20 @@ class TaskAttempt:
         broker_of = self._around.broker_of
         return Sender(run, message.correlation_id, lambda topic: broker_of(topic, None), self._around.clock.time())
 
-    def _record(self, delivery: Delivery, status: Status, **fields: Any) -> Record:
+    def _record(
+        self,
+        delivery: Delivery,
+        status: Status,
+        *,
+        result: bytes = b"",
+        flaw: Flaw | None = None,
+        until: float | None = None,
+        waits_for: str = "",
+    ) -> Record:
         message = delivery.message
         return Record(
-            status, self._task.name, self._around.clock.time(), message.topic, message.attempt,
-            worker=self._bench.worker, sent=message.published, resumed=resumed(message), **fields,
+            status, self._task.name, self._around.clock.time(), message.topic, message.attempt, result, flaw,
+            self._bench.worker, message.published, until, waits_for, resumed(message),
         )  # fmt: skip
 
     def _write(self, message: Message, record: Record, known: Known, ttl: float | None = None) -> Write:

@@ -88,6 +88,8 @@ class Bench:
         self._stints: dict[str, Stint] = {}
         self.heard = 0
         """How often something was said to be over."""
+        self.stirred = 0
+        """How often that was, or a task began to wait: what was read before is old."""
         self._late: set[asyncio.Task[None]] = set()
         self._watching: asyncio.Task[None] | None = None
         self._marking: asyncio.Task[None] | None = None
@@ -100,9 +102,13 @@ class Bench:
 
     async def get(self, keys: Sequence[str]) -> Mapping[str, Entry]:
         """Those of `keys` that are there, and perhaps others."""
+        return await self.ask(keys)
+
+    def ask(self, keys: Sequence[str]) -> asyncio.Future[Mapping[str, Entry]]:
+        """As `get`, for whoever waits for it later."""
         answer: asyncio.Future[Mapping[str, Entry]] = asyncio.get_running_loop().create_future()
         self._reads.add((keys, answer))
-        return await answer
+        return answer
 
     def enter(self, stint: Stint, heard: int) -> None:
         """Look after it from now on. `heard` is from before its records were read."""
@@ -112,10 +118,14 @@ class Bench:
             late = loop.create_task(self._look_late())
             self._late.add(late)
             late.add_done_callback(self._late.discard)
-        if self._watching is None:
-            self._watching = loop.create_task(self._watch(), name="carteiro tasks over")
+        self.watch()
         if self._marking is None:
             self._marking = loop.create_task(self._mark(), name="carteiro tasks running")
+
+    def watch(self) -> None:
+        """Hear of what is over, from now on."""
+        if self._watching is None:
+            self._watching = asyncio.get_running_loop().create_task(self._watch(), name="carteiro tasks over")
 
     def leave(self, stint: Stint) -> Sequence[Write]:
         """What goes with the outcome of a task that was written down as running."""
@@ -151,6 +161,7 @@ class Bench:
             try:
                 entry = (await self.store.changed({key: version}))[key]
                 self.heard += 1
+                self.stirred += 1
                 await self._look()
                 version, tries = 0 if entry is None else entry.version, 0
             except Exception as error:

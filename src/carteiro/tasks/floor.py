@@ -8,6 +8,7 @@ from typing import Any
 from carteiro.engine.endings import Surroundings
 from carteiro.engine.routes import Handler, MakeAttempts
 from carteiro.message import Subscription
+from carteiro.tasks.ahead import Ahead
 from carteiro.tasks.attempt import Kept, TaskAttempt
 from carteiro.tasks.bench import Bench
 from carteiro.tasks.events import EventAttempt
@@ -27,6 +28,7 @@ class Floor:
         self._lease = lease
         self._permits: dict[str, Sequence[Permits]] = {}
         self._seats: dict[str, Seats] = {}
+        self._ahead: dict[Subscription, Ahead] = {}
 
     def attempts(self, task: Task[..., Any, Any] | None, concurrency: int) -> MakeAttempts:
         """What makes the attempts at `task`, or those of events, on a queue that runs so many at once."""
@@ -38,8 +40,9 @@ class Floor:
             assert place is not None, subscription
             queue, level = place
             seats = self._seats.setdefault(queue, Seats(concurrency, len(LEVELS), self.bench.clock))
+            ahead = self._ahead.setdefault(subscription, Ahead(self.bench, lambda: around.waiting(subscription)))
             return TaskAttempt(
-                task, handler, subscription, around, seats=seats, level=level, bench=self.bench,
+                task, handler, subscription, around, seats=seats, level=level, bench=self.bench, ahead=ahead,
                 permits=self._permits_of(task), kept=self._kept,
             )  # fmt: skip
 

@@ -35,26 +35,33 @@ NOTHING: Final = Known()
 """For a task that keeps nothing."""
 
 
-async def known_of(bench: Bench, message: Message) -> Known:
-    """In one read; for a node that takes what is not in its message `take` needs another."""
-    id, run, heard = message.id, message.headers.get(RUN), bench.heard
-    own = task_key(id)
+def keys_of(message: Message) -> tuple[str, ...]:
+    """Of what `known_of` needs."""
+    run, own = message.headers.get(RUN), task_key(message.id)
+    return (own,) if run is None else (own, task_key(node_id(run, 0)), node_key(message.id))
+
+
+def known_of(message: Message, found: Mapping[str, Entry], heard: int) -> Known:
+    """By what there is under its keys; for a node that takes what is not in its message `take` reads more.
+
+    `heard` is the bench's from before that was read.
+    """
+    id, run = message.id, message.headers.get(RUN)
+    entry = found.get(task_key(id))
+    record = record_of(entry)
     if run is None:
-        entry = (await bench.get((own,))).get(own)
-        record = record_of(entry)
-        known = Known(record, 0 if entry is None else entry.version, heard=heard)
+        if entry is None:
+            return Known(heard=heard)
+        known = Known(record, entry.version, heard=heard)
         known.is_over = _is_over(message, record)
         if record is not None and record.status == "failed" and message.attempt == 1:
             # A dead letter that was sent again: what is dead comes back in no other way. An alarm is late, though.
             known.is_over = resumed(message) < record.resumed
         return known
-    final = task_key(node_id(run, 0))
-    found = await bench.get((own, final, node_key(id)))
-    entry, record = found.get(own), record_of(found.get(own))
     known = Known(record, 0 if entry is None else entry.version, run, int(id.rpartition(".")[2]), heard=heard)
     if node_key(id) in found:
         known.node = unpack_node(found[node_key(id)].value)
-    ended = record_of(found.get(final))
+    ended = record_of(found.get(task_key(node_id(run, 0))))
     in_it = known.node is not None and 0 in known.node.scopes
     known.is_over = _is_over(message, record) or (
         ended is not None and ended.is_over and (in_it or ended.status == "cancelled")

@@ -124,12 +124,17 @@ async def test_a_handler_that_outlives_its_lease_many_times_runs_once(stage: Sta
 
 
 class SlowStore:
-    """A store that does not answer until it is told to."""
+    """A store that answers nothing between `hold` and `may_answer`."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self.asked = asyncio.Event()
         self.may_answer = asyncio.Event()
+        self.may_answer.set()
+
+    def hold(self) -> None:
+        self.asked.clear()
+        self.may_answer.clear()
 
     async def connect(self) -> None:
         await self._store.connect()
@@ -178,6 +183,7 @@ async def test_a_stop_while_the_rate_limit_is_asked_is_no_attempt(stage: Stage):
         return message.attempt
 
     await stage.run(app)
+    backend.store.hold()
     await app.publish_many("work", range(3))
     await soon(backend.store.asked.wait())
 

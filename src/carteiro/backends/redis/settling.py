@@ -42,6 +42,7 @@ class Settlement:
         self._repeated: list[Delivery] = []
         self._unrouted: dict[bytes, list[Outgoing]] = {}
         self._unrouted_joins: list[list[Outgoing]] = []
+        self.needs_routes = False
         for outcome in outcomes:
             delivery = outcome.delivery
             queue, token = delivery.token
@@ -49,9 +50,10 @@ class Settlement:
                 self._repeated.append(delivery)
                 continue
             self._deliveries[token] = delivery
-            if outcome.action is _ACK and not (outcome.emits or outcome.writes or outcome.joins):
+            if _is_plain(outcome) and not outcome.writes:
                 self._acks.setdefault(queue, []).append(token)
             else:
+                self.needs_routes = self.needs_routes or _needs_routes(outcome)
                 self._others.append((queue, token, outcome))
                 size += _checked_size(outcome)
                 if size > AT_ONCE:
@@ -59,13 +61,6 @@ class Settlement:
 
     def __bool__(self) -> bool:
         return bool(self._deliveries)
-
-    @property
-    def needs_routes(self) -> bool:
-        return any(
-            outcome.emits or outcome.action is _DEAD or (outcome.joins and any(join.emits for join in outcome.joins))
-            for _, _, outcome in self._others
-        )
 
     def request(self, routes: Routes | None, rows: Rows) -> tuple[Any, ...]:
         """With `routes` where it needs them. Raises Unencodable for an emit that cannot be kept."""
@@ -86,6 +81,9 @@ class Settlement:
         return [*chain.from_iterable(of_outcomes), *chain.from_iterable(of_joins)]
 
     def _other(self, queue: str, token: bytes, outcome: Outcome, routes: Routes | None, rows: Rows) -> tuple[Any, ...]:
+        writes = [write_of(write) for write in outcome.writes]
+        if _is_plain(outcome):
+            return (queue, raw(token), writes)
         failures: msgspec.Raw | bool = False
         letter: tuple[str, msgspec.Raw] | bool = False
         emits: list[tuple[Outgoing, Targets]] = []
@@ -99,15 +97,23 @@ class Settlement:
         parts, unrouted = compose(emits, rows)
         if outcome.emits and unrouted:
             self._unrouted[token] = [message for message in unrouted if message in outcome.emits]
-        writes = [write_of(write) for write in outcome.writes]
         joins = [self._join(join, routes, rows) for join in outcome.joins] if outcome.joins else ()
-        return (queue, raw(token), outcome.action.value, micros(outcome.delay), failures, letter, writes, parts, joins)
+        return (queue, raw(token), writes, outcome.action.value, micros(outcome.delay), failures, letter, parts, joins)
 
     def _join(self, join: Join, routes: Routes | None, rows: Rows) -> tuple[Any, ...]:
         parts, unrouted = ([], []) if routes is None else compose_all(routes, join.emits, rows)
         if unrouted:
             self._unrouted_joins.append(unrouted)
         return (*join_of(join), parts, len(self._unrouted_joins) if unrouted else False)
+
+
+def _is_plain(outcome: Outcome) -> bool:
+    """Whether it ends the delivery well, and publishes nothing."""
+    return outcome.action is _ACK and not (outcome.emits or outcome.joins)
+
+
+def _needs_routes(outcome: Outcome) -> bool:
+    return bool(outcome.emits) or outcome.action is _DEAD or any(join.emits for join in outcome.joins)
 
 
 def _checked_size(outcome: Outcome) -> int:
@@ -131,8 +137,12 @@ def _checked_size(outcome: Outcome) -> int:
 
 
 def _size(what: Outcome | Join) -> int:
-    size = sum(len(emit.body) for emit in what.emits)
-    return size + sum(len(write.value) for write in what.writes if write.value is not None)
+    size = 0
+    for emit in what.emits:
+        size += len(emit.body)
+    for write in what.writes:
+        size += 0 if write.value is None else len(write.value)
+    return size
 
 
 def write_of(write: Write) -> tuple[Any, ...]:

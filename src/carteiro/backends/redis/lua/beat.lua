@@ -56,7 +56,7 @@ local function passed(key)
 end
 leave(passed(base .. ':consumers'))
 count('ZREM', base .. ':marks', passed(base .. ':marks'))
-for _, key in ipairs(passed(store .. ':expiries')) do drop(key) end
+drop_all(passed(store .. ':expiries'))
 for _, key in ipairs(passed(joins)) do forget(key) end
 
 local removed = call('HGETALL', base .. ':removed')

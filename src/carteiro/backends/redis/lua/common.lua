@@ -49,6 +49,17 @@ local ROW = 12
 local BYTES = 8 * 1024 * 1024
 local AT_ONCE = 4000 -- values a call: Lua's stack holds some 8,000
 
+-- A time, as text: made once for the many that have the same. The server takes 0.5 µs to make it of each number.
+local texts = {}
+local function as_text(time)
+  local text = texts[time]
+  if not text then
+    text = string.format('%d', time)
+    texts[time] = text
+  end
+  return text
+end
+
 -- Call a command that counts what it changed, with as many values as there are.
 local function count(command, key, values)
   local size = #values

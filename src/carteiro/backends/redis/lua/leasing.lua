@@ -10,9 +10,9 @@
 -- Lease rows of a queue under a token. `fresh`, row and element of each, are those that are not in `held` yet. Returns
 -- rows and records, each kind as one string.
 local function lease_to(queue, token, until_, rows, elements, fresh)
-  local leases, records = {}, {}
+  local leases, records, ending = {}, {}, as_text(until_)
   for n = 1, #rows do
-    leases[2 * n - 1] = until_
+    leases[2 * n - 1] = ending
     leases[2 * n] = rows[n] .. token
     records[n] = string.sub(elements[n], ROW + 1)
   end

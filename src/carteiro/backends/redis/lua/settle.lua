@@ -5,9 +5,9 @@
 -- keys      the queues, the store, joins and its sets, dead and what begins with it, and what publish reaches
 -- request   time, version of the routes or false if none are used,
 --           [queue, tokens] of plain acks: row and token of each, as one string,
---           [queue, row and token, action, delay, failures or false, letter or false, writes,
+--           [queue, row and token, writes, action, delay, failures or false, letter or false,
 --            [route, entries]…, joins: each as `joins.lua` has it, then [route, entries]… and its number or false]
---           of each other outcome
+--           of each other outcome; of an ack that only writes, no more than these
 -- answer    the rows and tokens of those that are lost, and the numbers of the joins whose emits were published; STALE,
 --           and nothing done, where the version is not the newest, and MISPLACED where a key that is not ours holds
 --           something else
@@ -60,10 +60,26 @@ local function ack(queue, tokens)
   finish(queue, rows)
 end
 
-local function settle(outcome)
-  local queue, token, action, delay, failures, letter, writes = unpack(outcome)
+-- Which outcomes still have their lease; reads what they write over.
+local function leased(outcomes)
+  local tokens, keys, held = {}, {}, {}
+  for _, outcome in ipairs(outcomes) do
+    local queue, token, writes = outcome[1], outcome[2], outcome[3]
+    tokens[queue] = tokens[queue] or {}
+    table.insert(tokens[queue], token)
+    for _, change in ipairs(writes) do keys[#keys + 1] = change[1] end
+  end
+  for queue, some in pairs(tokens) do
+    for i, until_ in ipairs(ask('ZMSCORE', queue .. ':leases', some)) do held[some[i]] = until_ end
+  end
+  look_up(keys)
+  return held
+end
+
+local function settle(outcome, held)
+  local queue, token, writes, action, delay, failures, letter = unpack(outcome)
   local row = row_of(token)
-  if not call('ZSCORE', queue .. ':leases', token) or not write_all(writes) then
+  if not held or not write_all(writes) then
     lost[#lost + 1] = token
     return false
   end
@@ -100,17 +116,18 @@ end
 
 if request[2] and stale(request[2]) then return redis.error_reply('STALE the routes have changed') end
 for _, outcome in ipairs(request[4]) do
-  local wrong = misplaced_in(outcome[8])
-  for _, joining in ipairs(outcome[9]) do wrong = wrong or misplaced_in(joining[7]) end
+  local wrong = misplaced_in(outcome[8] or {})
+  for _, joining in ipairs(outcome[9] or {}) do wrong = wrong or misplaced_in(joining[7]) end
   if wrong then return wrong end
 end
 for i = 1, #request[3], 2 do
   ack(request[3][i], request[3][i + 1])
 end
+local held = leased(request[4])
 for _, outcome in ipairs(request[4]) do
-  if settle(outcome) then
-    emit(outcome[8])
-    for _, joining in ipairs(outcome[9]) do
+  if settle(outcome, held[outcome[2]]) then
+    emit(outcome[8] or {})
+    for _, joining in ipairs(outcome[9] or {}) do
       if make(joining) then
         emit(joining[7])
         if joining[8] then published_joins[#published_joins + 1] = joining[8] end
@@ -118,6 +135,6 @@ for _, outcome in ipairs(request[4]) do
     end
   end
 end
-finish_ended()
 done_writing()
+finish_ended()
 return {lost, published_joins}

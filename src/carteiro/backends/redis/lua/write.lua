@@ -10,7 +10,9 @@
 --
 -- Invariant: a change is made if and only if the version is the one expected, and makes it one higher.
 
-local done = {}
+local done, keys = {}, {}
+for i = 2, #request do keys[i - 1] = request[i][1] end
+look_up(keys)
 for i = 2, #request do
   done[#done + 1] = write(request[i]) and 1 or 0
 end
