@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypeVar, Unpack, overload
 
 import msgspec
 
@@ -21,8 +21,7 @@ from carteiro.policies.rate import Rate
 from carteiro.policies.reprocess import Reprocess
 from carteiro.policies.retry import Retry
 from carteiro.ports.native import named
-from carteiro.schedules.declaring import Plan, Publish, Source, Spec, plan, source
-from carteiro.schedules.records import Misfire, Overlap
+from carteiro.schedules.declaring import FiringOptions, Plan, Publish, Source, Spec, plan, source
 from carteiro.tasks.canvas import Canvas, Priority
 from carteiro.tasks.declaring import MakeTask, RunsIn, declared
 from carteiro.tasks.task import Task
@@ -292,10 +291,7 @@ class Router:
         name: str,
         spec: Spec,
         what: Canvas | Publish,
-        *,
-        misfire: Misfire = "once",
-        max_age: Duration | None = None,
-        overlap: Overlap = "allow",
+        **options: Unpack[FiringOptions],
     ) -> None:
         """Send `what`, a task's call, a canvas or a `Publish`, whenever `spec` says: `cron(…)`, `every(…)`, `at(…)`.
 
@@ -308,9 +304,7 @@ class Router:
 
         Raises ConfigurationError for what cannot be.
         """
-        self._take_plan(
-            _planned_under(self._prefix, plan(name, spec, what, misfire=misfire, max_age=max_age, overlap=overlap))
-        )
+        self._take_plan(_planned_under(self._prefix, plan(name, spec, what, **options)))
 
     def scheduled(
         self,
@@ -325,9 +319,7 @@ class Router:
         broker: str | None = None,
         retry: Retry | None = None,
         timeout: Duration | None = None,
-        misfire: Misfire = "once",
-        max_age: Duration | None = None,
-        overlap: Overlap = "allow",
+        **options: Unpack[FiringOptions],
     ) -> Callable[[F], F]:
         """Call the decorated function whenever `spec` says; what it returns, or each thing it yields, is published.
 
@@ -344,7 +336,7 @@ class Router:
             made = source(
                 function, spec, None if to is None else check_topic(self._prefix + to), localns=caller_locals(function),
                 name=name, key=key, headers=headers, type=type, delay=delay, broker=broker, retry=retry,
-                timeout=timeout, misfire=misfire, max_age=max_age, overlap=overlap,
+                timeout=timeout, **options,
             )  # fmt: skip
             self._take_source(msgspec.structs.replace(made, middleware=self._middleware))
             return function

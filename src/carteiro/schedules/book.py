@@ -10,24 +10,21 @@ import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any, Final, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar, Unpack
 
 import msgspec
 
-from carteiro.durations import Duration
 from carteiro.errors import BrokerUnavailable, ConfigurationError
 from carteiro.message import Write
 from carteiro.ports.clock import Clock
 from carteiro.ports.store import Entry, Store
-from carteiro.schedules.declaring import Plan, Publish, Spec, plan
+from carteiro.schedules.declaring import FiringOptions, Plan, Publish, Spec, plan
 from carteiro.schedules.endings import outcome, outcome_key
 from carteiro.schedules.firing import Firing
 from carteiro.schedules.records import (
     Definition,
     Keys,
     Last,
-    Misfire,
-    Overlap,
     Schedule,
     What,
     pack,
@@ -177,10 +174,7 @@ class Schedules:
         name: str,
         spec: Spec,
         what: Canvas | Publish,
-        *,
-        misfire: Misfire = "once",
-        max_age: Duration | None = None,
-        overlap: Overlap = "allow",
+        **options: Unpack[FiringOptions],
     ) -> ScheduleStatus:
         """Keep a schedule in the store, as `app.schedule` does in code. Returns once it is safe there.
 
@@ -188,7 +182,7 @@ class Schedules:
         forgotten a day after it was fired. Raises ConfigurationError for what cannot be, and for the name of one that
         is in the code.
         """
-        planned = plan(name, spec, what, misfire=misfire, max_age=max_age, overlap=overlap)
+        planned = plan(name, spec, what, **options)
         if name in self.declared:
             raise ConfigurationError(f"schedule `{name}` is in the code of app `{self._office.name}`: change it there")
         definition, store = self._definition(planned), await self._store()
@@ -238,8 +232,10 @@ class Schedules:
         await self._change(name, lambda one: msgspec.structs.replace(one, last=last, count=one.count + 1))
         return sent
 
-    def add_sync(self, name: str, spec: Spec, what: Canvas | Publish, **options: Any) -> ScheduleStatus:
-        """`add` for code that has no event loop; takes the same options."""
+    def add_sync(
+        self, name: str, spec: Spec, what: Canvas | Publish, **options: Unpack[FiringOptions]
+    ) -> ScheduleStatus:
+        """`add` for code that has no event loop."""
         return self._sync(lambda here: here.add(name, spec, what, **options))
 
     def remove_sync(self, name: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import Annotated, Any, Final, get_args
+from typing import Annotated, Any, Final, TypedDict, Unpack, get_args
 
 import msgspec
 
@@ -44,6 +44,14 @@ class Publish(msgspec.Struct, frozen=True, eq=False):
     delay: Duration | None = None
     expires: Duration | None = None
     broker: str | None = None
+
+
+class FiringOptions(TypedDict, total=False):
+    """What a schedule may say besides its times and what it sends; see `Router.schedule`."""
+
+    misfire: Misfire
+    max_age: Duration | None
+    overlap: Overlap
 
 
 class Plan(msgspec.Struct, frozen=True, eq=False):
@@ -139,13 +147,14 @@ def source(
     broker: str | None,
     retry: Retry | None,
     timeout: Duration | None,
-    **options: Any,
+    **options: Unpack[FiringOptions],
 ) -> Source:
     """Of a decorated function. Raises ConfigurationError."""
     if not callable(function):
         raise ConfigurationError(f"@app.scheduled decorates a function, not {function!r}")
     known = name or str(getattr(function, "__name__", ""))
-    plan(known, spec, Publish("", None), **{**options, "overlap": "allow"})  # tells where the decorator stands
+    checked: FiringOptions = {**options, "overlap": "allow"}  # a message has none, and there is no task yet
+    plan(known, spec, Publish("", None), **checked)  # where the decorator stands
     if to is None and any(given is not None for given in (key, headers, type, delay, broker)):
         raise ConfigurationError(
             f'schedule `{known}` ({describe(function)}) publishes nothing, since it has no to=: write to="topic", or '
