@@ -41,6 +41,12 @@ def carteiro(app: str, url: str, *, every: int = 1, **environment: str) -> Runni
     return Running(command, environment={**_broker(url), "BENCH_EVERY": str(every), **environment})
 
 
+def program_of(module: str, url: str, *words: str) -> Running:
+    """A program of carteiro's, by what it is given on its command line."""
+    command = [program(None, "python"), "-m", f"benchmarks.contestants.{module}", *words]
+    return Running(command, environment=_broker(url))
+
+
 def _publisher(contestant: Contestant, url: str, mode: str, count: int, **environment: str) -> Running:
     python = program(contestant, "python")
     command = [python, "-m", "benchmarks.contestants.publishing", contestant.module, mode, str(count)]

@@ -14,6 +14,7 @@ from benchmarks.measurements import (
     large_chord,
     latency,
     publishing,
+    schedules,
     sending,
     startup,
     tasks,
@@ -36,4 +37,7 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "chains": composed.chains,
     "chords": composed.chords,
     "large chord": large_chord.measure,
+    "lateness": schedules.lateness,
+    "far ahead": schedules.far_ahead,
+    "year": schedules.year,
 }

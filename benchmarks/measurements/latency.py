@@ -33,7 +33,7 @@ def measure(bench: Bench) -> Result:
 
 def result(bench: Bench, delays: Mapping[str, Sequence[Sequence[float]]], title: str, how: str) -> Result:
     """Of each contestant's delays in each round, in seconds."""
-    found = {name: [{rank: _percentile(one, rank) for rank in RANKS} for one in some] for name, some in delays.items()}
+    found = {name: [{rank: percentile(one, rank) for rank in RANKS} for one in some] for name, some in delays.items()}
     medians = {name: {rank: statistics.median(one[rank] for one in some) for rank in RANKS}
                for name, some in found.items()}  # fmt: skip
     ours = medians[bench.one(Role.OURS).name]
@@ -62,7 +62,7 @@ def _against_peers(bench: Bench, p50s: Mapping[str, Sequence[float]]) -> list[Fi
     return [Figure(f"p50, carteiro / best peer ({name})", ours, at_most=bench.system.bounds.p50_over_peer)]
 
 
-def _percentile(delays: Sequence[float], rank: int) -> float:
+def percentile(delays: Sequence[float], rank: int) -> float:
     """In milliseconds."""
     ordered = sorted(delays)
     return ordered[min(len(ordered) - 1, len(ordered) * rank // 100)] * 1000

@@ -7,7 +7,14 @@ from collections.abc import Callable, Mapping
 from benchmarks.systems.base import System
 from benchmarks.systems.rabbitmq import RabbitMQ
 from benchmarks.systems.redis import Redis
+from benchmarks.systems.schedules import Schedules
 from benchmarks.systems.sqlite import SQLite
 from benchmarks.systems.tasks import Tasks
 
-SYSTEMS: Mapping[str, Callable[[], System]] = {"sqlite": SQLite, "redis": Redis, "rabbitmq": RabbitMQ, "tasks": Tasks}
+SYSTEMS: Mapping[str, Callable[[], System]] = {
+    "sqlite": SQLite,
+    "redis": Redis,
+    "rabbitmq": RabbitMQ,
+    "tasks": Tasks,
+    "schedules": Schedules,
+}

@@ -16,11 +16,12 @@ from benchmarks.bench import Figure, Result
 ROOT = Path(__file__).parents[2]
 
 
-def run(system: str, tmp_path: Path, *options: str, peer: str = "Huey") -> Any:
-    """The figures of a quick run with one peer. Huey needs no environment of its own."""
+def run(system: str, tmp_path: Path, *options: str, peer: str | None = "Huey") -> Any:
+    """The figures of a quick run with one peer, if there is any. Huey needs no environment of its own."""
     out = tmp_path / "out.json"
-    command = [sys.executable, "-m", "benchmarks", "--system", system, "--quick", "--peers", peer, "--json", str(out)]
-    done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, "-m", "benchmarks", "--system", system, "--quick", "--json", str(out)]
+    peers = [] if peer is None else ["--peers", peer]
+    done = subprocess.run([*command, *peers, *options], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(out.read_text())[system]
 
@@ -55,6 +56,16 @@ def test_tasks_are_measured_with_their_results(tmp_path: Path) -> None:
     measured = run("tasks", tmp_path, "--only", "tasks,trips")
     assert measured["tasks"]["figures"]["carteiro / best peer (Huey)"] > 0
     assert set(measured["trips"]["rounds"]) == {"carteiro", "Huey"}
+
+
+@pytest.mark.slow
+@pytest.mark.needs("redis")
+def test_schedules_are_measured_on_sqlite_and_redis(tmp_path: Path) -> None:
+    measured = run("schedules", tmp_path, "--only", "lateness,year", peer=None)
+    rounds = measured["lateness"]["rounds"]
+    assert {name.partition(":")[0] for name in rounds} == {"SQLite", "Redis"}
+    assert all(one["p50"] > 0 for some in rounds.values() for one in some)
+    assert measured["year"]["figures"]["a year"] > 0
 
 
 def test_results_replace_what_stood_between_the_markers_of_their_system(

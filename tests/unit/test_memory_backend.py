@@ -72,6 +72,27 @@ async def test_an_idle_fetch_wakes_for_nothing() -> None:
     await asyncio.gather(fetch, return_exceptions=True)
 
 
+async def test_a_fetch_waits_for_the_end_of_no_lease_that_is_settled() -> None:
+    clock = VirtualClock()
+    broker = open_backend("memory://", clock=clock).broker
+    await broker.declare([ORDERS])
+    consumer = broker.consume([ORDERS])
+    await broker.publish([message()])
+    (delivery,) = await consumer.fetch({ORDERS: 1})
+    fetch = asyncio.create_task(consumer.fetch({ORDERS: 1}))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert clock.next_due() == clock.time() + ORDERS.lease
+
+    await consumer.settle([Outcome(delivery, Action.ACK)])
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+    assert clock.next_due() is None
+    fetch.cancel()
+    await asyncio.gather(fetch, return_exceptions=True)
+
+
 async def test_a_fetch_sleeps_until_exactly_what_is_due_next() -> None:
     clock = VirtualClock()
     broker = open_backend("memory://", clock=clock).broker

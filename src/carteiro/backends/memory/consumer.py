@@ -18,6 +18,8 @@ class MemoryConsumer:
         self._subscriptions = subscriptions
         self._waiters: set[asyncio.Future[None]] = set()
         self._closed = False
+        self._timed = False
+        """Whether a fetch waits for a time, too."""
         for subscription in subscriptions:
             state.queue(subscription)
             state.listeners[subscription].add(self._wake)
@@ -41,7 +43,10 @@ class MemoryConsumer:
         raise NotConnected("this consumer is closed: it fetches no more")
 
     async def settle(self, outcomes: Sequence[Outcome]) -> Sequence[Delivery]:
-        return [outcome.delivery for outcome in outcomes if not self._state.settle(outcome)]
+        lost = [outcome.delivery for outcome in outcomes if not self._state.settle(outcome)]
+        if self._timed:  # perhaps for the end of a lease that is settled now
+            self._wake()
+        return lost
 
     async def renew(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         return [delivery for delivery in deliveries if not self._state.renew(delivery)]
@@ -64,9 +69,11 @@ class MemoryConsumer:
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.add(waiter)
         timer = None if seconds is None else asyncio.create_task(self._wake_after(seconds))
+        self._timed = timer is not None
         try:
             await waiter
         finally:
+            self._timed = False
             self._waiters.discard(waiter)
             if timer is not None:
                 timer.cancel()
