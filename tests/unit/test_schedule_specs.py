@@ -80,7 +80,7 @@ def test_every_due_time_is_the_next_and_all_who_ask_find_the_same(seconds: float
         (at, [datetime(2027, 1, 1)], {}, "give a datetime with a time zone"),  # noqa: DTZ001 - that is the mistake
         (at, [date(2027, 1, 1)], {}, "give a datetime with a time zone"),
     ],
-    ids=str,
+    ids=lambda value: value.__name__ if callable(value) else str(value),
 )
 def test_what_cannot_be_is_refused_with_the_way_out(
     make: Callable[..., Spec], given: list[Any], named: dict[str, Any], says: str
