@@ -72,10 +72,10 @@ class ScheduleLink:
             # For no longer than its claims hold: what waits for a broker that is away others would send beside it.
             sent = await within(self._sent(broker, firings, now), self._clock, LEASE)
             if sent is None:
-                log.warning("%d schedules wait for the broker `%s`: it does not answer", len(firings), broker)
+                log.warning("%d firings wait for the broker `%s`: it does not answer", len(firings), broker)
             return sent or {}
         except BrokerUnavailable as error:
-            log.warning("%d schedules wait for the broker `%s`: %s", len(firings), broker, error)
+            log.warning("%d firings wait for the broker `%s`: %s", len(firings), broker, error)
             return {}
         except Exception as error:
             if len(firings) == 1:

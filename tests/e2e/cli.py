@@ -117,7 +117,8 @@ class Running:
         self.output: list[str] = []
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         ours, theirs = pty.openpty() if terminal else os.pipe()
-        environment = _environment({"TERM": "xterm", "NO_COLOR": "1", **settings})
+        # What a handler prints is to come when it is printed.
+        environment = _environment({"TERM": "xterm", "NO_COLOR": "1", "PYTHONUNBUFFERED": "1", **settings})
         self.process = subprocess.Popen(
             command, cwd=folder, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs, env=environment
         )

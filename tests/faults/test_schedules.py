@@ -57,9 +57,10 @@ async def fire_through_deaths(here: Scene, scene: ScheduleScene, *, processes: i
     async with here.crew(processes, scene.options) as crew, asyncio.TaskGroup() as group:
         await here.wait(crew.ready(), "the processes to be ready")
         killing = group.create_task(kill_one_every(1.0, crew))
-        await scene.until_each_fired(times)
+        await scene.until_each_fires(times)
+        while crew.deaths <= processes:  # a busy machine is slow to start those that come after them
+            await scene.until_each_fires(1)
         killing.cancel()
-    assert crew.deaths > processes, "nobody was killed"
     await scene.check()
 
 

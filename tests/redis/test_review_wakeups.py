@@ -252,8 +252,9 @@ async def test_nothing_is_slept_over_while_processes_come_go_and_lose_what_they_
                 await asyncio.wait([fetching], timeout=patience)
             finally:
                 fetching.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await end(consumer, await fetching)
+            await asyncio.wait([fetching])
+            if not fetching.cancelled():
+                await end(consumer, fetching.result())
 
     async def end(consumer: RedisConsumer, taken: Sequence[Delivery]) -> None:
         outcomes: list[Outcome] = []
