@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 import copy
 import logging
@@ -403,7 +402,6 @@ class Schedules:
         keys = [key for key in ended if key is not None]
         for start in range(0, len(keys), AT_ONCE):
             entries |= await store.get(keys[start : start + AT_ONCE])
-            await asyncio.sleep(0)  # noqa: TID251 (a turn for the others)
         return [_status(one, entries) for one in found]
 
 
