@@ -15,7 +15,6 @@ from tests.servers.process import PATIENCE, free_port
 
 _T = TypeVar("_T")
 _CHUNK = 65_536
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends a RST at once
 
 
 class Proxy:
@@ -31,8 +30,9 @@ class Proxy:
         self._target = target
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
-        self._listening: asyncio.Server | None = None
+        self._listening: socket.socket | None = None
         self._links: set[_Link] = set()
+        self._tasks: set[asyncio.Task[None]] = set()  # those of links that were cut too, until they have ended
         self._flowing = asyncio.Event()
         self._cutting: asyncio.Task[None] | None = None
 
@@ -79,6 +79,7 @@ class Proxy:
 
     async def _refuse(self) -> None:
         if self._listening is not None:
+            self._loop.remove_reader(self._listening)
             self._listening.close()
             self._listening = None
 
@@ -89,17 +90,18 @@ class Proxy:
         self._stop_cutting()
         self._flowing.set()
         if self._listening is None:
-            self._listening = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+            # An asyncio.Server that is closed while it accepts leaves that connection open until it is collected.
+            self._listening = listening = socket.create_server(("127.0.0.1", self.port), backlog=100)
+            listening.setblocking(False)
+            self._loop.add_reader(listening, self._accept, listening)
 
     async def _close(self) -> None:
         self._stop_cutting()
         await self._refuse()
-        tasks = [link.task for link in self._links]
-        for link in list(self._links):
-            link.cut()
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # a transport is closed a turn after it was aborted
 
     async def _cut_all(self) -> int:
         links = list(self._links)
@@ -133,19 +135,32 @@ class Proxy:
         self._links.discard(link)
         link.cut()
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        link = _Link(writer)
-        self._links.add(link)
-        try:
+    def _accept(self, listening: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # who had connected may have gone again
+            link = _Link(listening.accept()[0])
+            self._links.add(link)
+            task = self._loop.create_task(self._connect(link))
+            self._tasks.add(task)
+            task.add_done_callback(lambda task: self._ended(link, task))
+
+    def _ended(self, link: _Link, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._links.discard(link)
+        link.cut()
+        if not link.writers:
+            link.client.close()
+
+    async def _connect(self, link: _Link) -> None:
+        with contextlib.suppress(OSError):  # the server is down, or one of the two ends has gone
+            source, client = await asyncio.open_connection(sock=link.client)
+            link.writers.append(client)
             await self._flowing.wait()
+            if link.is_cut:
+                return
             answers, server = await asyncio.open_connection("127.0.0.1", self._target)
             link.writers.append(server)
-            await asyncio.gather(self._pass(link, reader, server), self._pass(link, answers, writer))
-        except OSError:  # the server is down, or one of the two ends has gone
-            pass
-        finally:
-            self._links.discard(link)
-            link.cut()
+            if not link.is_cut:
+                await asyncio.gather(self._pass(link, source, server), self._pass(link, answers, client))
 
     async def _pass(self, link: _Link, source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
         while data := await source.read(_CHUNK):
@@ -164,17 +179,22 @@ class Proxy:
 class _Link:
     """One connection through the proxy: to the client, and, once it stands, to the server."""
 
-    def __init__(self, client: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self.task = task
-        self.writers = [client]
+    def __init__(self, client: socket.socket) -> None:
+        client.setblocking(False)
+        self.client = client
+        self.writers: list[asyncio.StreamWriter] = []
+        self.is_cut = False
         self.torn_after: float | None = None
         """The share of the next chunk that is passed on before it is cut, if it is to be torn."""
 
     def cut(self) -> None:
+        self.is_cut = True
         for writer in self.writers:
-            connection = writer.get_extra_info("socket")
-            with contextlib.suppress(OSError):
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            _reset(writer.get_extra_info("socket"))
             writer.transport.abort()
+
+
+def _reset(connection: socket.socket) -> None:
+    """Have closing it send a RST at once."""
+    with contextlib.suppress(OSError):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
