@@ -35,18 +35,18 @@ async def greet(message: str) -> str:
 async def checkout(order: dict) -> None:
     if order["sku"] != "good":
         raise ValueError(f"no such sku: {order['sku']}")
-    print("checked out", order["sku"], flush=True)
+    print("checked out", order["sku"])
 
 @app.subscriber("kept", group="analytics")
 async def kept(number: int) -> None:
-    print(f"number {number}", flush=True)
+    print(f"number {number}")
 
 @app.subscriber("slow")
 async def slow(path: str) -> None:
-    print("slow began", flush=True)
+    print("slow began")
     while not os.path.exists(path):
         await asyncio.sleep(0.01)
-    print("slow ended", flush=True)
+    print("slow ended")
 
 @app.subscriber("deadly")
 async def deadly(number: int) -> None:
@@ -117,8 +117,7 @@ class Running:
         self.output: list[str] = []
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         ours, theirs = pty.openpty() if terminal else os.pipe()
-        # What a handler prints is to come when it is printed.
-        environment = _environment({"TERM": "xterm", "NO_COLOR": "1", "PYTHONUNBUFFERED": "1", **settings})
+        environment = _environment({"TERM": "xterm", "NO_COLOR": "1", **settings})
         self.process = subprocess.Popen(
             command, cwd=folder, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs, env=environment
         )

@@ -27,7 +27,7 @@ async def add(a: int, b: int) -> int:
 async def check(sku: str) -> str:
     if not os.path.exists("mended"):
         raise ValueError(f"no such sku: {sku}")
-    print("checked", sku, flush=True)
+    print("checked", sku)
     return sku
 
 @app.task
@@ -36,10 +36,10 @@ async def encode(size: int, message: Message) -> int:
     try:
         while await app.tasks.result(message.id).status() != "running":
             await asyncio.sleep(0.01)
-        print("encode runs", message.id, flush=True)
+        print("encode runs", message.id)
         await asyncio.Event().wait()
     finally:
-        print("encode interrupted", message.id, flush=True)
+        print("encode interrupted", message.id)
 
 @app.task
 async def total(numbers: list[int]) -> int:
@@ -47,7 +47,7 @@ async def total(numbers: list[int]) -> int:
 
 @app.task
 async def told(failure: dict) -> None:
-    print("run ended:", failure["error"], flush=True)
+    print("run ended:", failure["error"])
 
 @app.task
 async def start(kind: str) -> None:
@@ -58,10 +58,10 @@ async def start(kind: str) -> None:
         "long": chain(add.s(1, 1), group(encode.s(), add.s(1)), total.s()),
     }
     run = await runs[kind].delay()
-    print("run", run.id, flush=True)
+    print("run", run.id)
     if kind in ("sum", "collected"):
         await run.get()
-        print("run ended", flush=True)
+        print("run ended")
 """
 
 

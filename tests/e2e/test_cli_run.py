@@ -119,6 +119,35 @@ def test_what_the_users_module_raises_is_shown_once_without_our_frames(
     ]
 
 
+PRINTING = """
+from carteiro import Carteiro
+
+app = Carteiro("printing")
+
+@app.subscriber("numbers", group="here")
+async def here(number: int) -> None:
+    print("here", number)
+
+@app.subscriber("numbers", group="there", runs_in="process")
+def there(number: int) -> None:
+    print("there", number)
+"""
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_what_handlers_print_comes_at_once_and_line_by_line(
+    project: Project, monkeypatch: pytest.MonkeyPatch, unbuffered: str
+) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    project.write("printing.py", PRINTING)
+    numbers = [str(number) for number in range(100)]
+    with project.running("printing:app", "--workers", "2") as workers:
+        workers.ready()
+        project.ok("publish", "numbers", "-", "--lines", "--app", "printing:app", input="\n".join(numbers))
+        printed = [workers.until("^.*(here|there).*$")[0] for _ in range(200)]
+    assert set(printed) == {f"{where} {number}" for where in ("here", "there") for number in numbers}
+
+
 def test_a_broker_that_is_not_there_exits_with_3(project: Project) -> None:
     project.write("away.py", _app("sqlite:////no/such/folder/x.db"))
     for workers in ((), ("--workers", "2")):

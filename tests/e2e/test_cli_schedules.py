@@ -23,7 +23,7 @@ bare = Carteiro("bare")
 
 @app.task
 async def clean(message: Message) -> None:
-    print("cleaned", message.id, flush=True)
+    print("cleaned", message.id)
 
 app.schedule("nightly", cron("0 2 * * *", tz="America/Sao_Paulo"), clean.s())
 app.schedule("beat", every(milliseconds=100), Publish("beats", "beat"), misfire="all")
@@ -31,12 +31,12 @@ other.schedule("nightly", cron("@daily"), Publish("beats", "from another app"))
 
 @app.scheduled(every(milliseconds=100), to="ticks")
 def tick() -> str:
-    print("tick", flush=True)
+    print("tick")
     return "tick"
 
 @app.subscriber("beats")
 async def on_beat(beat: str, message: Message) -> None:
-    print("beat", message.id, flush=True)
+    print("beat", message.id)
 """
 
 

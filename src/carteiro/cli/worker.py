@@ -23,6 +23,7 @@ from carteiro.app import Carteiro
 from carteiro.cli.exits import Exit
 from carteiro.cli.options import HURRY, SHOWN, Ready, Report, RunOptions, Worn
 from carteiro.cli.target import load
+from carteiro.engine.printing import print_whole_lines
 from carteiro.errors import CarteiroError, UnsupportedFeature
 from carteiro.message import Subscription
 from carteiro.ports.features import Capability
@@ -50,6 +51,7 @@ def work(options: RunOptions, report: Callable[[Report], None], parent: socket.s
     worker stops, too.
     """
     sys.setswitchinterval(SWITCH_INTERVAL)
+    print_whole_lines()
     app = load(options.app)
     configure(options.log_level, "json" if options.log_json else None)
     if sys.stdout.isatty() and not options.quiet and not options.json:

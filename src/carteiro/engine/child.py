@@ -18,6 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, NamedTuple
 
+from carteiro.engine.printing import print_whole_lines
 from carteiro.errors import InvalidHandler
 
 LENGTH: Final = struct.Struct("!Q")
@@ -37,6 +38,7 @@ class Failure(NamedTuple):
 
 def serve(parent: socket.socket, name: str) -> None:
     """The life of a child: one call after another, until the parent sends no more or is gone."""
+    print_whole_lines()
     for number in SIGNALS:
         signal.signal(number, _leave_it_to_the_parent)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
