@@ -43,9 +43,9 @@ from carteiro.policies.limit import Limit
 from carteiro.policies.reprocess import Reprocess
 from carteiro.policies.retry import Retry, constant, exponential
 from carteiro.router import Router
-from carteiro.schedules.book import Fired, ScheduleStatus
 from carteiro.schedules.declaring import Publish
 from carteiro.schedules.specs import at, cron, every
+from carteiro.schedules.status import Fired, ScheduleStatus
 from carteiro.tasks.canvas import Signature, chain, chord, chunks, group
 from carteiro.tasks.progress import set_progress
 from carteiro.tasks.result import RunResult, TaskResult

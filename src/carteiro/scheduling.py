@@ -15,16 +15,17 @@ from carteiro.durations import seconds
 from carteiro.engine.composing import Draft
 from carteiro.errors import BrokerUnavailable, ConfigurationError
 from carteiro.message import Outgoing, Subscription
-from carteiro.ports.clock import Clock
+from carteiro.ports.clock import Clock, within
 from carteiro.ports.features import Capability
 from carteiro.ports.store import Store
 from carteiro.schedules.book import Link
 from carteiro.schedules.declaring import QUEUE, Publish
 from carteiro.schedules.endings import mark
-from carteiro.schedules.firing import LEASE, WINDOW, Firing, Scheduler
+from carteiro.schedules.firing import LEASE, WINDOW, Scheduler
+from carteiro.schedules.moves import Firing
 from carteiro.schedules.records import What
 from carteiro.tasks.canvas import Canvas, Signature
-from carteiro.tasks.desk import START_TASK, Desk, within
+from carteiro.tasks.desk import START_TASK, Desk
 from carteiro.tasks.queues import LEVELS, topic_of
 from carteiro.tasks.records import run_key
 from carteiro.tasks.unique import Unique

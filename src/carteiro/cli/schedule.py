@@ -19,9 +19,10 @@ from carteiro.cli.target import Target
 from carteiro.cli.tasks import STATUSES
 from carteiro.errors import ConfigurationError
 from carteiro.ports.clock import SYSTEM_CLOCK
-from carteiro.schedules.book import Schedules, ScheduleStatus, tz_of
+from carteiro.schedules.book import Schedules
 from carteiro.schedules.declaring import Plan, Publish
 from carteiro.schedules.specs import dues
+from carteiro.schedules.status import ScheduleStatus, tz_of
 from carteiro.telemetry.logs import configure
 
 cli = typer.Typer(

@@ -10,7 +10,8 @@ import msgspec
 
 from carteiro.cli.output import age, cut, show_table
 from carteiro.durations import shown
-from carteiro.schedules.book import Schedules, ScheduleStatus
+from carteiro.schedules.book import Schedules
+from carteiro.schedules.status import ScheduleStatus
 
 COLUMNS: Final = ("name", "schedule", "sends", "next", "last", "outcome", "late", "fired")
 STYLES: Final = {

@@ -22,7 +22,7 @@ from carteiro.ports.broker import Broker, Inspector
 from carteiro.ports.features import Capability
 from carteiro.ports.store import Store
 from carteiro.schedules.book import Schedules
-from carteiro.schedules.firing import Firing
+from carteiro.schedules.moves import Firing
 from carteiro.schedules.records import apps_in
 from carteiro.scheduling import ScheduleOffice
 from carteiro.tasks.inspecting import Inspection

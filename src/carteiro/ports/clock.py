@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Final, Protocol
+from collections.abc import Awaitable
+from typing import Final, Protocol, TypeVar
+
+T = TypeVar("T")
 
 
 class Clock(Protocol):
@@ -41,3 +44,17 @@ class SystemClock:
 
 
 SYSTEM_CLOCK: Clock = SystemClock()
+
+
+async def within(call: Awaitable[T], clock: Clock, timeout: float | None) -> T | None:
+    """The result of `call`, or None if it takes longer than `timeout` seconds: then it is cancelled."""
+    if timeout is None:
+        return await call
+    asked = asyncio.ensure_future(call)
+    timer = asyncio.ensure_future(clock.sleep(max(0.0, timeout)))
+    try:
+        await asyncio.wait((asked, timer), return_when=asyncio.FIRST_COMPLETED)
+        return asked.result() if asked.done() else None
+    finally:
+        timer.cancel()
+        asked.cancel()

@@ -1,23 +1,26 @@
 """Firing: each due time of each schedule is sent once, by any number of processes of which none leads.
 
-Each of them waits for the earliest entry of the index, or for the bell. What is due they fire in four steps:
+Each of them waits for the earliest entry of the index, or for the bell. It fires in four steps, of which the first two
+are done shortly before the due time, so that then it has only to be sent:
 
-    read     the records, which say whether it is due, and what to send
+    read     the records, which say what is due, and what to send
     claim    a key of (schedule, due time), which the store gives to one of them, and takes back after `LEASE`
-    send     under an id made of (schedule, due time), which brokers take once within `WINDOW`
+    send     what the records still say, under an id made of (schedule, due time), which brokers take once in `WINDOW`
     move     the record to its next due time, over the version that was read, and the index with it
 
 A process that dies after the claim leaves all as it was: when the claim has ended, another goes the same way. Was the
 message sent before it died, the broker knows its id. A process that was frozen for longer than its claim holds sends
-nothing that it read before. Clocks need not agree: the first clock that comes to a due time fires it, the record is
-moved, and the others find nothing to do.
+nothing that it read before; one that is stopped gives back what it has claimed and not sent. Clocks need not agree: the
+first clock that comes to a due time fires it, the record is moved, and the others find nothing to do.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -28,11 +31,14 @@ from carteiro.message import Write
 from carteiro.ports.clock import Clock
 from carteiro.ports.store import Entry, Store
 from carteiro.schedules.endings import is_busy, mark_key
-from carteiro.schedules.planning import planned
-from carteiro.schedules.records import Keys, Last, Schedule, pack, schedule_of
+from carteiro.schedules.moves import Firing, Move, Mover, move_of
+from carteiro.schedules.records import Keys, Schedule, pack, schedule_of
 
 log = logging.getLogger("carteiro.schedules")
 
+AHEAD: Final = 0.2
+"""Seconds before its due time in which a firing is read and claimed. With 1,000 at the same second that halves what the
+last of them is late (docs/decisions/0023)."""
 LEASE: Final = 5.0
 """Seconds for which a claim holds: the time after which what a dead process had claimed is fired by another."""
 WINDOW: Final = 600.0
@@ -44,39 +50,31 @@ AT_ONCE: Final = 2000
 STEP: Final = 200
 """Those of them that are sent before the next are read: what takes longer keeps the first waiting for the last."""
 
-
-class Firing(msgspec.Struct, frozen=True):
-    """One schedule at one due time, to be sent under this id."""
-
-    schedule: Schedule
-    due: float
-    id: str
-
-
 Send = Callable[[Sequence[Firing]], Awaitable[Mapping[str, str]]]
 """Sends firings; returns the ids of those that are safe, each with the id of what was sent: in place of a unique task
 that waits or runs already it is that one's.
 """
 
 
-class _Move(msgspec.Struct):
-    """A schedule on its way to its next due time."""
-
-    hint: str
-    hint_version: int
-    schedule: Schedule
-    version: int
-    firings: tuple[Firing, ...]
-    next: Schedule
-
-
 class _Aside(msgspec.Struct):
-    """A schedule that is due and not this process' to fire: before `until`, or before one of the keys that it waits for
-    has another version.
+    """A schedule that is not looked for: before `until`, or before one of the keys that it waits for has another
+    version. One that is `lost`, to another process, is when the bell is rung.
     """
 
     until: float | None
     waits_for: Mapping[str, int] = {}
+    lost: bool = False
+
+
+class _Sent(msgspec.Struct):
+    """What is to be moved, as far as it is safe: the ids of what is, as `Send` has them."""
+
+    moves: list[Move] = []
+    ids: dict[str, str] = {}
+
+    @property
+    def safe(self) -> list[Move]:
+        return [move for move in self.moves if all(firing.id in self.ids for firing in move.firings)]
 
 
 class Scheduler:
@@ -89,7 +87,10 @@ class Scheduler:
         self._send = send
         self._rung = 0
         """The bell's version."""
+        self._mover = Mover(self._keys, store)
         self._aside: dict[str, _Aside] = {}
+        self._taken: dict[str, Move] = {}
+        """What this process has claimed, and is to send."""
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -97,12 +98,12 @@ class Scheduler:
         self._stopping.set()
 
     async def run(self) -> None:
-        """Until `stop`."""
+        """Until `stop`; what was claimed and is not due yet is for others then."""
         tries = 0
         while not self._stopping.is_set():
             try:
-                await self._fire_due()
-                await self._wait()
+                if not await self._fire_due():
+                    await self._wait()
                 tries = 0
             except asyncio.CancelledError:
                 raise
@@ -113,6 +114,8 @@ class Scheduler:
                     log.exception("schedules cannot be fired, trying again")
                 await self._rest(reconnect_wait(tries))
                 tries += 1
+        with contextlib.suppress(BrokerUnavailable):  # or they fire it when its claim has ended
+            await self._give_back(list(self._taken.values()), Write(self._keys.bell, b""))
 
     async def _rest(self, seconds: float) -> None:
         """Wait so long, or until `stop`."""
@@ -126,12 +129,14 @@ class Scheduler:
     # -- waiting ---------------------------------------------------------------------------------------------------
 
     async def _wait(self) -> None:
-        """Return when something may be due, at once if it is, or the bell was rung."""
-        hints = await self._store.scan(self._keys.dues, limit=len(self._aside) + 1)
-        upcoming = next(((time, name) for time, name in map(self._keys.read, hints) if name not in self._aside), None)
+        """Return when something is to be taken or sent, at once if it is, or the bell was rung."""
         moments = [one.until for one in self._aside.values() if one.until is not None]
-        if upcoming is not None:
-            moments.append(upcoming[0])
+        if self._taken:  # and all that is due before them
+            moments += (move.at for move in self._taken.values())
+        else:
+            hints = await self._store.scan(self._keys.dues, limit=len(self._aside) + 1)
+            upcoming = (time for time, name in map(self._keys.read, hints) if name not in self._aside)
+            moments += (time - AHEAD for time in islice(upcoming, 1))
         if moments and min(moments) <= self._clock.time():
             return
         watched = {key: version for one in self._aside.values() for key, version in one.waits_for.items()}
@@ -150,62 +155,96 @@ class Scheduler:
     def _take_in(self, changed: Mapping[str, Entry | None]) -> None:
         bell = self._keys.bell
         if bell in changed:
-            entry = changed[bell]
-            self._rung = 0 if entry is None else entry.version
+            self._rung = _version(changed[bell])
+            self._aside = {name: one for name, one in self._aside.items() if not one.lost}
         self._aside = {name: one for name, one in self._aside.items() if one.waits_for.keys().isdisjoint(changed)}
 
     # -- firing ----------------------------------------------------------------------------------------------------
 
-    async def _fire_due(self) -> None:
-        now = self._clock.time()
-        self._aside = {name: one for name, one in self._aside.items() if one.until is None or one.until > now}
-        limit = AT_ONCE + len(self._aside)
-        found = await self._store.scan(self._keys.dues, before=self._keys.until(now), limit=limit)
-        hints = [(hint, entry.version) for hint, entry in found.items() if self._keys.read(hint)[1] not in self._aside]
-        begun, moves, sent = self._clock.monotonic(), list[_Move](), dict[str, str]()
+    async def _fire_due(self) -> bool:
+        """Whether there was anything to fire, so that there may be more."""
+        sent = _Sent()
         try:
-            for start in range(0, len(hints), STEP):
-                read_at = self._clock.monotonic()
-                if read_at - begun > LEASE / 2:
-                    break  # what was sent is to be moved before its claims are over
-                claimed = await self._claimed(await self._moves(hints[start : start + STEP], now))
-                if self._clock.monotonic() - read_at > LEASE / 2:
-                    break  # what was read may be out of date, and the claims may be over
-                firings = [firing for move in claimed for firing in move.firings]
-                sent |= await self._send(firings) if firings else {}
-                moves += claimed
+            await self._send_taken(sent)
+            if not sent.moves:
+                await self._look(sent)
         finally:  # also where a later step has failed: what is not moved is sent again
-            await self._move([move for move in moves if all(firing.id in sent for firing in move.firings)], sent)
+            safe = sent.safe
+            await self._mover.move(safe, sent.ids, self._clock.time())
+            for move in safe:
+                self._aside.pop(move.name, None)
+        return bool(sent.moves)
 
-    async def _moves(self, hints: Sequence[tuple[str, int]], now: float) -> list[_Move]:
+    async def _look(self, sent: _Sent) -> None:
+        """Take what is due, or will be soon, and send what is."""
+        now, begun = self._clock.time(), self._clock.monotonic()
+        self._aside = {name: one for name, one in self._aside.items() if one.until is None or one.until > now}
+        before = self._keys.until(now + AHEAD + 0.001)  # what `_wait` has seen, whatever floats make of it
+        found = await self._store.scan(self._keys.dues, before=before, limit=AT_ONCE + len(self._aside))
+        hints = [(hint, entry.version) for hint, entry in found.items() if self._keys.read(hint)[1] not in self._aside]
+        for start in range(0, len(hints), STEP):
+            if self._clock.monotonic() - begun > LEASE / 2:
+                break  # what was sent is to be moved before its claims are over
+            await self._claim(await self._moves(hints[start : start + STEP], now))
+            await self._send_taken(sent)
+
+    async def _send_taken(self, sent: _Sent) -> None:
+        """Send what was taken and is due, some while others are on their way."""
+        now = self._clock.time()
+        due = [move for move in self._taken.values() if move.at <= now]
+        for move in due:
+            del self._taken[move.name]
+        due = [move for move in await self._unchanged(due) if self._holds(move)]
+        steps = [self._send_some(due[start : start + STEP], sent) for start in range(0, len(due), STEP)]
+        for trouble in await asyncio.gather(*steps, return_exceptions=True):
+            if trouble is not None:
+                raise trouble
+
+    async def _send_some(self, moves: Sequence[Move], sent: _Sent) -> None:
+        firings = [firing for move in moves for firing in move.firings]
+        sent.ids |= await self._send(firings) if firings else {}
+        sent.moves += moves
+
+    async def _moves(self, hints: Sequence[tuple[str, int]], now: float) -> list[Move]:
         """What to do with the schedules behind these; hints that are none any more are put right."""
+        read_at = self._clock.monotonic()
         keys = {hint: self._keys.record(self._keys.read(hint)[1]) for hint, _ in hints}
-        entries = await self._store.get(list(keys.values()))
-        due: list[tuple[str, int, Schedule, int]] = []
+        entries = await self._store.get([self._keys.changed, *keys.values()])
+        changes = _version(entries.get(self._keys.changed))
+        due: list[tuple[str, int, float, Schedule, int]] = []
         wrong: list[Write] = []
         for hint, hint_version in hints:
-            entry = entries.get(keys[hint])
+            entry, (at, name) = entries.get(keys[hint]), self._keys.read(hint)
             try:
                 schedule = None if entry is None else schedule_of(entry)
             except BrokerCorrupted as error:
-                self._leave(self._keys.read(hint)[1], error)
+                self._leave(name, error)
                 continue
             right = None if schedule is None else self._keys.due(schedule)
             if entry is not None and schedule is not None and right == hint:
-                due.append((hint, hint_version, schedule, entry.version))
+                if at > now and schedule.definition.overlap != "allow":
+                    self._aside[name] = _Aside(at)  # whether the one before is over is known then
+                else:
+                    due.append((hint, hint_version, at, schedule, entry.version))
             else:
                 wrong += [Write(hint, None, expect=hint_version), *([] if right is None else [Write(right, b"")])]
         if wrong:
             await self._store.write(wrong)
-        busy = await self._busy([schedule for _, _, schedule, _ in due])
-        moves: list[_Move] = []
-        for hint, hint_version, schedule, version in due:
+        busy = await self._busy([schedule for *_, schedule, _ in due])
+        moves: list[Move] = []
+        for hint, hint_version, at, schedule, version in due:
             mark = busy.get(schedule.name)
             if mark is not None and schedule.definition.overlap == "queue":
                 await self._queue(schedule, version, mark)
                 continue
             try:
-                moves.append(_move_of(hint, hint_version, schedule, version, now, is_busy=mark is not None))
+                moves.append(
+                    move_of(
+                        hint, hint_version, schedule, version,
+                        at=max(at, now), read_at=read_at, changes=changes if at > now else None,
+                        is_busy=mark is not None,
+                    )
+                )  # fmt: skip
             except ConfigurationError as error:  # a zone that this machine does not know
                 self._leave(schedule.name, error)
         return moves
@@ -241,70 +280,47 @@ class Scheduler:
             if one.name in keys and is_busy(one.definition.what, found.get(keys[one.name]))
         }
 
-    async def _claimed(self, moves: Sequence[_Move]) -> list[_Move]:
-        """Those that this process is to make; the others wait until their claims are over."""
+    async def _claim(self, moves: Sequence[Move]) -> None:
+        """Take those that this process is to make; the others wait until their claims are over."""
         if not moves:
-            return []
-        claims = [self._keys.claim(move.schedule.id_at(move.schedule.due or 0.0)) for move in moves]
-        given = await self._store.write([Write(claim, b"", ttl=LEASE, expect=0) for claim in claims])
+            return
+        given = await self._store.write([Write(self._claim_of(move), b"", ttl=LEASE, expect=0) for move in moves])
         until = self._clock.time() + LEASE
-        for move in moves:  # also its own: what cannot be sent now is tried again when its claim has ended
-            self._aside[move.schedule.name] = _Aside(until)
-        return [move for move, mine in zip(moves, given, strict=True) if mine]
+        for move, mine in zip(moves, given, strict=True):
+            # Its own too: what cannot be sent now is tried again when its claim has ended.
+            self._aside[move.name] = _Aside(until, lost=not mine)
+            if mine:
+                self._taken[move.name] = move
 
-    async def _move(self, moves: Sequence[_Move], sent: Mapping[str, str]) -> None:
-        """Move the records on; who has changed one meanwhile has it moved as it is now."""
-        now, writes = self._clock.time(), list[Write]()
+    def _claim_of(self, move: Move) -> str:
+        return self._keys.claim(move.schedule.id_at(move.schedule.due or 0.0))
+
+    def _holds(self, move: Move) -> bool:
+        """Whether what was read may still be so, and its claim is not over."""
+        return self._clock.monotonic() - move.read_at <= LEASE / 2
+
+    async def _unchanged(self, moves: Sequence[Move]) -> list[Move]:
+        """Those whose records are as they were read; what has changed before its time is looked for again."""
+        if all(move.changes is None for move in moves):
+            return list(moves)
+        changes = _version((await self._store.get([self._keys.changed])).get(self._keys.changed))
+        keys = {move.name: self._keys.record(move.name) for move in moves if move.changes not in (None, changes)}
+        found = await self._store.get(list(keys.values())) if keys else {}
+        unchanged, changed = list[Move](), list[Move]()
         for move in moves:
-            writes += self._writes(move, move.schedule, move.version, sent, now)
-        done = await self._store.write(writes) if writes else ()
-        for move, moved in zip(moves, done[::3], strict=True):
-            if not moved:
-                await self._move_again(move, sent, now)
-            self._aside.pop(move.schedule.name, None)
+            same = move.name not in keys or _version(found.get(keys[move.name])) == move.version
+            (unchanged if same else changed).append(move)
+        await self._give_back(changed)
+        return unchanged
 
-    async def _move_again(self, move: _Move, sent: Mapping[str, str], now: float) -> None:
-        key, was = self._keys.record(move.schedule.name), move.schedule
-        while (entry := (await self._store.get((key,))).get(key)) is not None:
-            current = schedule_of(entry)
-            if (current.token, current.due) != (was.token, was.due):
-                return  # it was given other times
-            if current.definition.spec != was.definition.spec:
-                move.next = msgspec.structs.replace(move.next, due=current.after(now), queued=None)
-            if (await self._store.write(self._writes(move, current, entry.version, sent, now)))[0]:
-                return
-
-    def _writes(
-        self, move: _Move, current: Schedule, version: int, sent: Mapping[str, str], now: float
-    ) -> Sequence[Write]:
-        """Three: the record, which may be refused, and the index's old entry and new one."""
-        last, count = move.next.last, current.count + len(move.firings)
-        if move.firings:
-            last = Last(move.firings[-1].due, now, sent[move.firings[-1].id])
-        following = msgspec.structs.replace(
-            current, due=move.next.due, queued=move.next.queued, last=last or current.last, count=count
-        )
-        hint = self._keys.due(following)
-        return (
-            Write(self._keys.record(current.name), pack(following), ttl=following.ttl, expect=version),
-            # One that was written again meanwhile may be what somebody has changed the record to, and stays.
-            Write(move.hint, None, expect=move.hint_version),
-            Write(move.hint, None, expect=move.hint_version) if hint is None else Write(hint, b""),
-        )
+    async def _give_back(self, moves: Sequence[Move], *also: Write) -> None:
+        """Have them taken anew, by whoever comes first."""
+        held = [move for move in moves if self._holds(move)]
+        if held:
+            await self._store.write([*(Write(self._claim_of(move), None) for move in held), *also])
+        for move in held:
+            self._aside.pop(move.name, None)
 
 
-def _move_of(hint: str, hint_version: int, schedule: Schedule, version: int, now: float, *, is_busy: bool) -> _Move:
-    plan, overlap = planned(schedule, now), schedule.definition.overlap
-    dues, following = plan.dues, plan.next
-    if overlap != "allow" and len(dues) > 1:
-        if overlap == "queue":
-            following = dues[1]
-        dues = dues[:1]
-    last, queued = schedule.last, None
-    if is_busy and dues:
-        last, dues = Last(dues[0], now, "" if last is None else last.id, skipped=True), ()
-    if overlap == "queue" and following is not None and following <= now:
-        queued = following
-    moved = msgspec.structs.replace(schedule, due=following, last=last, queued=queued)
-    firings = tuple(Firing(schedule, due, schedule.id_at(due)) for due in dues)
-    return _Move(hint, hint_version, schedule, version, firings, moved)
+def _version(entry: Entry | None) -> int:
+    return 0 if entry is None else entry.version

@@ -1,70 +1,46 @@
-"""What an app does with its tasks from outside of a worker: it sends them, and asks after them."""
+"""What an app does with its tasks from outside of a worker: it declares them, and sends them."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import copy
 import itertools
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from carteiro.current import current
 from carteiro.durations import Duration, seconds
 from carteiro.engine.composing import Draft, check_text, described
-from carteiro.engine.reconnect import reconnect_wait
-from carteiro.errors import (
-    BrokerUnavailable,
-    ConfigurationError,
-    InvalidBody,
-    NoResult,
-    ResultTimeout,
-    TaskCancelled,
-    TaskExpired,
-)
+from carteiro.errors import BrokerUnavailable, ConfigurationError, NoResult
 from carteiro.message import TYPE, Message, Outgoing, Write, new_id
-from carteiro.ports.broker import Broker
-from carteiro.ports.clock import Clock
-from carteiro.ports.store import Store
-from carteiro.tasks.cancelling import cancel
+from carteiro.tasks.asking import Asking
 from carteiro.tasks.canvas import Canvas, Chain, Options, Priority, Signature, TaskLike, tasks_in
 from carteiro.tasks.compiling import compile_canvas
-from carteiro.tasks.flaws import restored, with_errors
 from carteiro.tasks.following import Sender
 from carteiro.tasks.graph import Graph, Node, unpack_graph
 from carteiro.tasks.graph import pack as pack_part
+from carteiro.tasks.office import Office
 from carteiro.tasks.queues import queue_of, subscriptions_of, topic_of, write_down
 from carteiro.tasks.records import (
     OPEN_TTL,
-    OVER,
     PART_TTL,
     RETRY,
     RUN_TTL,
     UNIQUE,
-    Progress,
-    Record,
     RunInfo,
-    Status,
     node_id,
     node_key,
     open_key,
     pack,
-    progress_key,
-    progress_of,
-    record_of,
     run_key,
-    running_key,
     scope_key,
-    task_key,
 )
 from carteiro.tasks.result import RunResult, TaskResult
 from carteiro.tasks.retrying import header_of
 from carteiro.tasks.task import DEFAULT_QUEUE, Task, TaskOptions
 from carteiro.tasks.unique import Locks, Unique, lock_key, unique_of
-from carteiro.tasks.values import read
 
 T = TypeVar("T")
 
@@ -74,53 +50,16 @@ START_TASK: Final = "carteiro.start"
 """The type of a message that starts a run: its graph is the body, and its id the run's."""
 
 
-class Link(Protocol):
-    """The connection by which tasks go: to a broker, and to the store for what is consumed from it."""
-
-    @property
-    def broker(self) -> Broker: ...
-
-    @property
-    def store(self) -> Store | None: ...
-
-    async def publish(self, messages: Sequence[Outgoing]) -> None: ...
-
-
-class Office(Protocol):
-    """The app, as far as its tasks need it."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def clock(self) -> Clock: ...
-
-    @property
-    def dedupe_window(self) -> float: ...
-
-    @property
-    def task_lease(self) -> float: ...
-
-    def home_of(self, topic: str) -> str: ...
-
-    def link(self) -> Link:
-        """Raises NotConnected."""
-        ...
-
-    def call_sync(self, work: Callable[[Link], Awaitable[T]]) -> T: ...
-
-
-class Desk:
+class Desk(Asking):
     """The tasks of one app. `tasks` are those that it declares, by name."""
 
     def __init__(self, office: Office) -> None:
+        super().__init__(office)
         self.tasks: dict[str, Task[..., Any, Any]] = {}
         self.queues: set[str] = set()
         """Those that its code names."""
         self._found: set[str] = set()
         """Those that only calls name, and that this process has written down."""
-        self._office = office
-        self._link: Link | None = None
         self.starter: Task[..., Any, Any] = Task(self._begin, START_TASK, TaskOptions(result=False))
         """What starts the runs that are sent as a message, as those of schedules are."""
 
@@ -157,15 +96,11 @@ class Desk:
         """The handle of a run that was started by anyone."""
         return RunResult(id, self)
 
-    def sync(self, work: Callable[[Desk], Awaitable[T]]) -> T:
-        """Do this from code that has no event loop."""
-
-        async def there(link: Link) -> T:
-            here = copy.copy(self)
-            here._link = link
-            return await work(here)
-
-        return self._office.call_sync(there)
+    def check_kept(self, task: str) -> None:
+        """Raises NoResult where nothing is kept of the calls of the task of this name."""
+        known = self.tasks.get(task)
+        if known is not None and not known.options.result:
+            raise NoResult(f"task `{task}` keeps nothing: it is declared with result=False")
 
     # -- sending ---------------------------------------------------------------------------------------------------
 
@@ -284,7 +219,7 @@ class Desk:
         return TaskResult(id, self, task=task.name, returns=task.returns)
 
     def _lock_of(self, task: Task[..., Any, Any], body: bytes, unique: Unique) -> str:
-        return lock_key(task.name, unique, _Arguments({**task.defaults, **msgspec.json.decode(body)}), body)
+        return lock_key(task.name, unique, {**task.defaults, **msgspec.json.decode(body)}, body)
 
     async def send_once(self, message: Outgoing, lock: str, unique: Unique) -> str:
         """Send it unless a task that holds the lock waits or runs; returns the id of the one that does from now on."""
@@ -362,98 +297,6 @@ class Desk:
         await write_down(self._store(), self._office.name, queue=queue)
         self._found.add(queue)
 
-    # -- asking ----------------------------------------------------------------------------------------------------
-
-    async def get(self, handle: TaskResult[T], timeout: Duration | None = None) -> T:
-        """As `TaskResult.get`."""
-        record = await self._wait(handle.key, None if timeout is None else seconds(timeout))
-        if record.status == "cancelled":
-            raise TaskCancelled(f"task `{record.task or handle.key}` was cancelled")
-        if record.status == "expired":
-            raise TaskExpired(f"task `{record.task}` had not begun when its `expires` was over")
-        if record.flaw is not None:
-            raise restored(record.flaw)
-        try:
-            value = read(record.result, handle.returns)
-        except InvalidBody as error:
-            raise InvalidBody(
-                f"what task `{record.task}` returned is not what it says it returns, {_shown(handle.returns)}: {error}"
-            ) from error
-        found: T = with_errors(value) if handle.returns is Any else value
-        return found
-
-    def check_kept(self, task: str) -> None:
-        """Raises NoResult where nothing is kept of the calls of the task of this name."""
-        known = self.tasks.get(task)
-        if known is not None and not known.options.result:
-            raise NoResult(f"task `{task}` keeps nothing: it is declared with result=False")
-
-    async def status(self, id: str) -> Status:
-        found = await self._store().get((task_key(id), running_key(id)))
-        record = record_of(found.get(task_key(id)))
-        if record is not None and record.is_over:
-            return record.status
-        if running_key(id) in found:
-            return "running"
-        return "pending" if record is None else record.status
-
-    async def record(self, id: str) -> Record | None:
-        """What is known of a task; None for one that nothing has happened to yet, or that is forgotten."""
-        return record_of((await self._store().get((task_key(id),))).get(task_key(id)))
-
-    async def progress(self, id: str) -> Progress | None:
-        key = progress_key(id)
-        entry = (await self._store().get((key,))).get(key)
-        return None if entry is None else progress_of(entry)
-
-    async def cancel(self, id: str, *, task: str = "") -> bool:
-        """As `TaskResult.cancel`. Raises ConfigurationError for a part of a run."""
-        store = self._store()
-        run, _, node = id.rpartition(".")
-        if run and node != "0" and node_key(id) in await store.get((node_key(id),)):
-            raise ConfigurationError(
-                f"`{id}` is a part of a run, which would wait for it: cancel the run, `app.tasks.run('{run}').cancel()`"
-            )
-        known = Record("cancelled", task, 0.0)
-        return await cancel(store, self._office.clock, id, known, app=self._office.name)
-
-    async def _wait(self, id: str, timeout: float | None) -> Record:
-        """Its record once it is over. Raises ResultTimeout."""
-        clock, key = self._office.clock, task_key(id)
-        until = None if timeout is None else clock.monotonic() + timeout
-        version = tries = 0
-        while True:
-            try:
-                told = await within(
-                    self._store().changed({key: version}), clock, None if until is None else until - clock.monotonic()
-                )
-            except BrokerUnavailable:
-                if until is not None and clock.monotonic() >= until:
-                    raise
-                await clock.sleep(reconnect_wait(tries))
-                tries += 1
-                continue
-            if told is None:
-                raise ResultTimeout(
-                    f"no result of `{id}` within {timeout:g} s: it has not ended yet, was never sent, or is forgotten"
-                )
-            entry = told.get(key)
-            record = record_of(entry)
-            if record is not None and record.status in OVER:
-                return record
-            version = 0 if entry is None else entry.version
-
-    def _connected(self) -> Link:
-        return self._office.link() if self._link is None else self._link
-
-    def _store(self) -> Store:
-        store = self._connected().store
-        if store is None:
-            raise ConfigurationError(
-                f"app `{self._office.name}` keeps no state, so that there is nothing to ask: it declares no tasks"
-            )
-        return store
-
 
 def _wait(node: Node, now: float) -> float:
     """Seconds for which it is delayed once it is sent, at most."""
@@ -462,13 +305,6 @@ def _wait(node: Node, now: float) -> float:
 
 def _has_eta(canvas: Canvas) -> ConfigurationError:
     return ConfigurationError(f"{canvas!r} has an eta of its own, and is to be sent at other times: drop it")
-
-
-class _Arguments:
-    """Arguments as attributes."""
-
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        self.__dict__.update(values)
 
 
 def _lone(canvas: Canvas) -> Signature | None:
@@ -484,24 +320,6 @@ def _returns(canvas: Canvas) -> Any:
     if isinstance(canvas, Signature) and not canvas.each and isinstance(canvas.task, Task):
         return canvas.task.returns
     return Any
-
-
-def _shown(annotation: Any) -> str:
-    return f"`{annotation.__qualname__ if type(annotation) is type else annotation}`"
-
-
-async def within(call: Awaitable[T], clock: Clock, timeout: float | None) -> T | None:
-    """Its result, or None if it takes longer."""
-    if timeout is None:
-        return await call
-    asked = asyncio.ensure_future(call)
-    timer = asyncio.ensure_future(clock.sleep(max(0.0, timeout)))
-    try:
-        await asyncio.wait((asked, timer), return_when=asyncio.FIRST_COMPLETED)
-        return asked.result() if asked.done() else None
-    finally:
-        timer.cancel()
-        asked.cancel()
 
 
 def _batched(items: Iterable[T], size: int) -> Iterable[Sequence[T]]:

@@ -9,7 +9,7 @@ the same id. A task that is over takes its lock away in the same commit; a lock 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -53,13 +53,20 @@ def unique_of(given: bool | str | Unique | None) -> Unique | None:
     raise ConfigurationError(f"unique={given!r}: it is True, a key, or Unique(key=…, window=…)")
 
 
-def lock_key(task: str, unique: Unique, arguments: Any, body: bytes) -> str:
-    """The store's key of the lock; `arguments` has them as attributes, `body` is all of them."""
+def lock_key(task: str, unique: Unique, arguments: Mapping[str, Any], body: bytes) -> str:
+    """The store's key of the lock; `arguments` are by name, with those left to their defaults; `body` is as sent."""
     if unique.key is None:
         key = hashlib.blake2b(body, digest_size=12).hexdigest()
     else:
-        key = unique.key if isinstance(unique.key, str) else str(unique.key(arguments))
+        key = unique.key if isinstance(unique.key, str) else str(unique.key(_Arguments(arguments)))
     return f"unique:{task}:{key}"
+
+
+class _Arguments:
+    """Arguments as attributes."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.__dict__.update(values)
 
 
 class _Lock(msgspec.Struct, frozen=True, array_like=True):

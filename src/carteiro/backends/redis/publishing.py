@@ -109,7 +109,7 @@ def compose_all(routes: Routes, messages: Iterable[Outgoing], rows: Rows) -> tup
 def _addressed(routes: Routes, messages: Iterable[Outgoing]) -> Iterator[tuple[Outgoing, Targets]]:
     last: tuple[Outgoing, Targets] | None = None
     for message in messages:
-        if last is None or message.topic is not last[0].topic or message.target is not last[0].target:
+        if last is None or message.topic != last[0].topic or message.target is not last[0].target:
             last = message, routes.of(message)
         yield message, last[1]
 
