@@ -6,15 +6,19 @@ import asyncio
 import itertools
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import Any, cast
 
 import pytest
 from pamqp import base, commands
 
 from carteiro import BrokerUnavailable, Carteiro, NotConnected
-from carteiro.backends.rabbitmq import RabbitBroker, RabbitConsumer
+from carteiro.backends.rabbitmq import RabbitBroker, RabbitConsumer, methods
 from carteiro.backends.rabbitmq.channel import Channel
+from carteiro.backends.rabbitmq.feed import Feed
 from carteiro.backends.rabbitmq.link import Link
+from carteiro.backends.rabbitmq.register import put
 from carteiro.message import Action, Outcome, Subscription
+from carteiro.ports.clock import SYSTEM_CLOCK, Clock
 from tests.rabbitmq.stage import (
     ORDERS,
     Handled,
@@ -282,6 +286,55 @@ async def test_an_idle_consumer_is_woken_by_what_is_published_after_a_cut(
             (delivery,) = await soon(idle)
             assert delivery.message.body == body
             await settle(consumer, [delivery])
+
+
+async def test_a_connection_that_is_lost_as_consuming_begins_is_told_of_once(
+    through: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+):
+    begin = Feed.open
+
+    async def lose_it(feed: Feed, link: Link, room: int) -> None:
+        monkeypatch.undo()
+        await asyncio.to_thread(proxy.cut)
+        await begin(feed, link, room)
+
+    async with connected(through, ORDERS) as broker:
+        consumer = broker.consume([ORDERS])
+        monkeypatch.setattr(Feed, "open", lose_it)
+        with pytest.raises(BrokerUnavailable, match="lost `amqp://"):
+            await soon(consumer.fetch({ORDERS: 1}))
+
+        idle = asyncio.ensure_future(consumer.fetch({ORDERS: 1}))
+        await patiently(lambda: broker.publish([outgoing(b"one")]))
+
+        assert [delivery.message.body for delivery in await soon(idle)] == [b"one"]
+
+
+class _Emptying:
+    """A clock under which a queue is emptied whenever somebody waits."""
+
+    def __init__(self, queue: str, channel: Channel) -> None:
+        self._queue = queue
+        self._channel = channel
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(SYSTEM_CLOCK, name)
+
+    async def sleep(self, seconds: float) -> None:
+        await self._channel.call(methods.queue_purge(self._queue))
+
+
+async def test_a_note_that_the_server_refuses_for_the_moment_is_given_again(rabbitmq_url: str):
+    async with connected(rabbitmq_url) as broker:
+        link = await broker._server.link()
+        notes, other = await link.channel(), await link.channel()
+        full = {"x-max-length": 1, "x-overflow": "reject-publish"}
+        name = (await other.call(methods.queue_declare("", exclusive=True, arguments=full))).queue
+        await put(await link.channel(), name, b"old", SYSTEM_CLOCK)
+
+        await put(notes, name, b"new", cast(Clock, _Emptying(name, other)))
+
+        assert (await other.call(methods.get(name)))[5] == b"new"
 
 
 async def _consumes(broker) -> bool:

@@ -169,7 +169,7 @@ class Process:
         self.mortal.buried.set()
         while running is not None and not running.done():
             running.cancel()
-            await asyncio.wait([running], timeout=0.01)
+            await asyncio.wait([running], timeout=5)  # a second cancel would have it leave connections open
         if running is not None and not running.cancelled():
             with contextlib.suppress(Exception):
                 running.result()

@@ -76,6 +76,11 @@ async def test_what_was_due_while_the_broker_was_away_is_sent_once_however_many_
     assert [message.topic for message in ear.heard] == [BEATS, "later"]
 
 
+async def _waits(process: Process) -> bool:
+    """Whether it has noted what it has sent."""
+    return process.mortal.calls[-1] == "changed"
+
+
 @pytest.mark.usefixtures("short_claims")
 @pytest.mark.parametrize("away", [BROKER, STORE, CALLS], ids=["broker", "store", "both"])
 async def test_after_an_outage_each_due_time_of_it_is_sent(stage: Stage, crowd: Crowd, away: frozenset[str]):
@@ -84,6 +89,7 @@ async def test_after_an_outage_each_due_time_of_it_is_sent(stage: Stage, crowd: 
     await crowd.start(process)
     await ear.many(2)
 
+    await once(lambda: _waits(process))
     process.mortal.away = away
     await tried(process, away, times=3)
     process.mortal.away = frozenset()

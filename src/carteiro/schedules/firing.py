@@ -195,6 +195,9 @@ class Scheduler:
         for move in due:
             del self._taken[move.name]
         due = [move for move in await self._unchanged(due) if self._holds(move)]
+        if len(due) <= STEP:
+            await self._send_some(due, sent)
+            return
         steps = [self._send_some(due[start : start + STEP], sent) for start in range(0, len(due), STEP)]
         for trouble in await asyncio.gather(*steps, return_exceptions=True):
             if trouble is not None:

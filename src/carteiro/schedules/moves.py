@@ -80,8 +80,8 @@ class Mover:
             some, writes = moves[start : start + STEP], list[Write]()
             for move in some:
                 writes += self._writes(move, move.schedule, move.version, sent, now)
-            done = await self._store.write(writes)
-            for move, moved in zip(some, done[::3], strict=True):
+            done = await self._store.write([*writes, Write(self._keys.changed, b"")])
+            for move, moved in zip(some, done[:-1:3], strict=True):
                 if not moved:
                     await self._move_again(move, sent, now)
 
@@ -93,7 +93,8 @@ class Mover:
                 return  # it was given other times
             if current.definition.spec != was.definition.spec:
                 move.next = msgspec.structs.replace(move.next, due=current.after(now), queued=None)
-            if (await self._store.write(self._writes(move, current, entry.version, sent, now)))[0]:
+            writes = self._writes(move, current, entry.version, sent, now)
+            if (await self._store.write([*writes, Write(self._keys.changed, b"")]))[0]:
                 return
 
     def _writes(

@@ -5,8 +5,7 @@
     fired:<app>:<name>@<due>         a claim: somebody fires this one; it ends by itself
     code:<app>                       the names of those that are in the code
     bell:<app>                       written when something is due sooner than those who wait can know
-    changed:<app>                    written with each record that was not only moved on: while its version stays, what
-                                     was read is still so
+    changed:<app>                    written with each record: while its version stays, what was read is still so
 
 The record is the authority, and changes only over the version that was read. An entry of the index is a hint: one that
 the record does not bear out is deleted by whoever meets it, and whoever moves a record puts the new entry there in the

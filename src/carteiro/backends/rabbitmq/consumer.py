@@ -124,7 +124,14 @@ class RabbitConsumer:
         if self._preparing is None or self._preparing.done():
             self._preparing = asyncio.create_task(self._open(dict(wanted)))
             self._preparing.add_done_callback(_looked_at)
-        await asyncio.shield(self._preparing)
+        try:
+            await asyncio.shield(self._preparing)
+        except BrokerUnavailable:
+            if self._link is not None and self._link.lost:  # and it is told of by that
+                self._link = None
+                for feed in self._feeds.values():
+                    feed.take_error()
+            raise
 
     async def _open(self, wanted: Mapping[Feed, int]) -> None:
         if self._link is None or self._link.lost:

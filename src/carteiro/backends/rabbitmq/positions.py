@@ -49,7 +49,7 @@ async def begin(server: Server, subscription: Subscription, stream: RabbitQueue)
         start = await end_of(server, stream.name)
     channel = await (await server.link()).channel()
     try:
-        await put(channel, name, write_position(start), server.clock.time())
+        await put(channel, name, write_position(start), server.clock)
     finally:
         await channel.close()
 

@@ -10,6 +10,7 @@ Only operators' tools and the names of dead letter queues go by this list: who g
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -23,6 +24,7 @@ from carteiro.backends.rabbitmq.topology import letters
 from carteiro.backends.rabbitmq.wire import publish_method, write_properties
 from carteiro.errors import BrokerUnavailable, ConfigurationError
 from carteiro.message import NO_HEADERS, Message, Subscription, new_id
+from carteiro.ports.clock import Clock
 from carteiro.topics import matches
 
 if TYPE_CHECKING:
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 _LOOKS: Final = 40
 _BETWEEN_LOOKS: Final = 0.05
 """Seconds. Whoever has the list has it for a few milliseconds, or is frozen: then it is made anew by those who live."""
+_TRIES: Final = 5
+_BETWEEN_TRIES: Final = 0.1
+"""Seconds, and twice as long after each: a server that is busy may refuse what it is given for a queue that is new."""
 _FRESH: Final = 5.0
 """Seconds for which a list that was read is good enough for a dead letter queue's name."""
 
@@ -162,24 +167,34 @@ class Register:
         return listing, tags
 
     async def _put(self, channel: Channel, listing: Listing) -> None:
-        await put(channel, self._name, _encode(listing), self._server.clock.time())
+        await put(channel, self._name, _encode(listing), self._server.clock)
 
     @property
     def _name(self) -> str:
         return self._server.names.register
 
 
-async def put(channel: Channel, queue: str, body: bytes, now: float) -> None:
+async def put(channel: Channel, queue: str, body: bytes, clock: Clock) -> None:
     """Publish a note to a queue; returns when it is safe. The channel is for that alone, once."""
     channel.link.check_takes()
-    taken = channel.link.loop.create_future()
+    await channel.call(methods.confirm_select())
+    for tries in range(_TRIES):
+        message = Message(new_id(), queue, b"", None, NO_HEADERS, queue, clock.time())
+        method = publish_method("", queue, mandatory=False)
+        if await _is_taken(channel, channel.frames(method, write_properties(message), body)):
+            return
+        await clock.sleep(_BETWEEN_TRIES * 2**tries)
+    raise BrokerUnavailable(f"`{channel.link.name}` did not take a note in `{queue}`")
+
+
+async def _is_taken(channel: Channel, frames: bytes) -> bool:
+    if channel.error is not None:
+        raise channel.error
+    taken: asyncio.Future[bool] = channel.link.loop.create_future()
     channel.on_confirm = lambda tag, multiple, ok: taken.set_result(ok)
     channel.on_closed = lambda error: fail(taken, error)
-    await channel.call(methods.confirm_select())
-    message = Message(new_id(), queue, b"", None, NO_HEADERS, queue, now)
-    channel.write(channel.frames(publish_method("", queue, mandatory=False), write_properties(message), body))
-    if not await channel.answered(taken):
-        raise BrokerUnavailable(f"`{channel.link.name}` did not take a note in `{queue}`")
+    channel.write(frames)
+    return bool(await channel.answered(taken))
 
 
 def _with_groups(listing: Listing, groups: set[tuple[str, str]]) -> Listing:
