@@ -37,8 +37,8 @@ from carteiro.schedules.records import Keys, Schedule, pack, schedule_of
 log = logging.getLogger("carteiro.schedules")
 
 AHEAD: Final = 0.2
-"""Seconds before its due time in which a firing is read and claimed. Where 1,000 are due at the same second that halves
-what the last of them is late, and with 100 more than that (docs/decisions/0023)."""
+"""Seconds before its due time in which a firing is read and claimed. Where 1,000 are due at the same second that about
+halves what the last of them is late (docs/decisions/0023)."""
 LEASE: Final = 5.0
 """Seconds for which a claim holds: the time after which what a dead process had claimed is fired by another."""
 WINDOW: Final = 600.0
