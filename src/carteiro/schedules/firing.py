@@ -262,7 +262,8 @@ class Scheduler:
         record = self._keys.record(schedule.name)
         if schedule.queued is None:
             queued = msgspec.structs.replace(schedule, queued=schedule.due)
-            if not (await self._store.write([Write(record, pack(queued), expect=version)]))[0]:
+            writes = [Write(record, pack(queued), expect=version), Write(self._keys.changed, b"")]
+            if not (await self._store.write(writes))[0]:
                 return
             version += 1
         self._aside[schedule.name] = _Aside(None, {record: version, mark[0]: mark[1]})

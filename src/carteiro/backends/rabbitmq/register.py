@@ -33,9 +33,8 @@ if TYPE_CHECKING:
 _LOOKS: Final = 40
 _BETWEEN_LOOKS: Final = 0.05
 """Seconds. Whoever has the list has it for a few milliseconds, or is frozen: then it is made anew by those who live."""
-_TRIES: Final = 5
-_BETWEEN_TRIES: Final = 0.1
-"""Seconds, and twice as long after each: a server that is busy may refuse what it is given for a queue that is new."""
+_BEFORE_TRIES: Final = (0.0, 0.1, 0.2, 0.4, 0.8)
+"""Seconds: a server that is busy may refuse what it is given for a queue that is new."""
 _FRESH: Final = 5.0
 """Seconds for which a list that was read is good enough for a dead letter queue's name."""
 
@@ -178,12 +177,12 @@ async def put(channel: Channel, queue: str, body: bytes, clock: Clock) -> None:
     """Publish a note to a queue; returns when it is safe. The channel is for that alone, once."""
     channel.link.check_takes()
     await channel.call(methods.confirm_select())
-    for tries in range(_TRIES):
+    for wait in _BEFORE_TRIES:
+        await clock.sleep(wait)
         message = Message(new_id(), queue, b"", None, NO_HEADERS, queue, clock.time())
         method = publish_method("", queue, mandatory=False)
         if await _is_taken(channel, channel.frames(method, write_properties(message), body)):
             return
-        await clock.sleep(_BETWEEN_TRIES * 2**tries)
     raise BrokerUnavailable(f"`{channel.link.name}` did not take a note in `{queue}`")
 
 
