@@ -186,6 +186,26 @@ async def test_a_task_under_a_limit_runs_no_more_at_once_than_that_for_each_key(
     assert max(most.values()) <= 2
 
 
+async def test_the_hundreds_of_one_who_is_at_the_limit_hold_up_nobody_else(stage: Stage):
+    app = stage.app()
+    may_end = asyncio.Event()
+
+    @app.task(limit=Limit(2, per=lambda a: a.user), queue="wide")
+    async def work(user: str) -> str:
+        if user == "many":
+            await may_end.wait()
+        return user
+
+    app.task_queue("wide", concurrency=5)
+    await stage.run(app)
+    many = [await work.delay("many") for _ in range(300)]
+    few = [await work.delay("few") for _ in range(10)]
+
+    assert [await got(result) for result in few] == ["few"] * 10
+    assert [await result.status() for result in many].count("succeeded") == 0
+    may_end.set()
+
+
 async def test_a_task_under_a_rate_limit_runs_them_all(stage: Stage):
     app = stage.app()
 
